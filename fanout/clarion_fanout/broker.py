@@ -1,0 +1,128 @@
+"""The contract between a worker and what carries publications between workers.
+
+Subscribing is local: a worker tells its broker which topics it wants to be fed, and the broker
+calls `Feed.dispatch` on the worker's event loop for every publication of those. Publishing
+reaches everyone: every worker of every instance that shares the broker.
+
+Order and loss
+    In a topic with history the broker alone decides the order: it assigns offsets 1, 2, 3, ...
+    within one epoch, and feeds each worker in that order. In a topic without history the order
+    is kept per publisher only, and delivery is at most once.
+    When `publish` has returned a `Receipt` with a position, the publication is in the stream:
+    `read` finds it until the history's size or age removes it.
+
+Subscribing without gap or duplicate
+    `subscribe` returns once the feed is on. What `peek` or `read` then return and what
+    `dispatch` brings may overlap but leave no gap: whoever joins the two drops what has an
+    offset that it has seen. The hub does that.
+
+Waiting
+    `peek` never waits: it answers from what is at hand, or returns None, and then `read` asks.
+    Every coroutine here has a deadline of its own and raises `BrokerUnavailable` when it passes.
+    Nothing here retries a publish whose outcome is unknown: that is the publisher's decision,
+    and an idempotency key makes it safe.
+
+What may not be assumed
+    That `dispatch` is called for a worker's own publication before `publish` returns, or after.
+    That a topic has a stream only because its namespace has history: one begins with the first
+    publication or the first question for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from clarion_fanout.publication import Draft, Position, Publication, Receipt
+
+
+class BrokerUnavailable(Exception):
+    """The broker cannot be reached, or did not answer before the deadline."""
+
+    def __init__(self, message: str, retry_ms: int = 1000) -> None:
+        super().__init__(message)
+        self.retry_ms = retry_ms
+
+
+class HistoryOptions(NamedTuple):
+    """How much of a topic's stream is kept: `size` publications at most, none older than `seconds`."""
+
+    size: int
+    seconds: float
+
+
+class Want(NamedTuple):
+    """A question about a topic's stream. At most one of `since` and `last` is given.
+
+    since: what follows this position, oldest first.
+    last: the newest `last` publications, oldest first.
+    Neither: all that is kept, or with `reverse`, newest first.
+    limit: at most this many publications; None is no limit but the stream's own.
+    reverse: newest first; with `since`, what stands before that position.
+    """
+
+    since: Position | None = None
+    last: int = 0
+    limit: int | None = None
+    reverse: bool = False
+
+
+class Page(NamedTuple):
+    """The answer to a `Want`.
+
+    position: the newest of the stream when the page was read (offset 0: nothing was ever
+        published); None in a topic without history.
+    publications: in the order that was asked for.
+    complete: with `since`, whether nothing after that position is missing: the epoch is the
+        stream's and no publication in between was removed. True otherwise.
+    """
+
+    position: Position | None
+    publications: Sequence[Publication]
+    complete: bool = True
+
+
+class Feed(Protocol):
+    """What a broker feeds: the worker's hub."""
+
+    def dispatch(self, publication: Publication) -> None:
+        """Takes a publication of a topic that the worker has subscribed. Never waits or raises."""
+        ...
+
+
+class Broker(Protocol):
+    """See the module's text for what every implementation promises."""
+
+    async def start(self, feed: Feed) -> None:
+        """Connects, as far as there is something to connect to, and begins to feed `feed`."""
+        ...
+
+    async def close(self) -> None:
+        """Ends everything that `start` began. A second call does nothing."""
+        ...
+
+    async def publish(
+        self, drafts: Sequence[Draft]
+    ) -> Sequence[Receipt | BrokerUnavailable]:
+        """Publishes each draft and says of each, in the same order, what became of it."""
+        ...
+
+    def peek(self, topic: str, want: Want) -> Page | None:
+        """Answers at once, or returns None when that takes a question to a shard."""
+        ...
+
+    async def read(self, topic: str, want: Want) -> Page:
+        """Answers from the shard. Raises `BrokerUnavailable`."""
+        ...
+
+    def is_subscribed(self, topic: str) -> bool:
+        """Whether the feed of `topic` is on, so that `subscribe` would have nothing to do."""
+        ...
+
+    async def subscribe(self, topic: str) -> None:
+        """Returns when publications of `topic` reach the feed. Raises `BrokerUnavailable`."""
+        ...
+
+    def unsubscribe(self, topic: str) -> None:
+        """The worker has no subscriber of `topic` any more; the feed may end at leisure."""
+        ...

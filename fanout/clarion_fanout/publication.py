@@ -1,0 +1,75 @@
+"""The values that flow from a publisher to a hub.
+
+A `Draft` is what a publisher hands in; the broker accepts it and makes of it a `Publication`,
+which is what everyone receives; the publisher gets a `Receipt`. A `Position` says where a
+publication stands in its topic's stream: `offset` counts from 1, and `epoch` names the stream
+itself, so that offsets of a stream that was lost and begun anew are never mistaken for the old ones.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Position(NamedTuple):
+    """Where a publication stands: the stream's `epoch` and the `offset` in it, from 1.
+
+    Offset 0 stands before the first publication.
+    """
+
+    epoch: str
+    offset: int
+
+
+class Draft(NamedTuple):
+    """What a publisher hands in: JSON `data`, checked, for `topic`.
+
+    `key` is the publisher's idempotency key: a second draft of the same topic with the same
+    key is not published again while the key is remembered.
+    """
+
+    topic: str
+    data: bytes
+    key: str | None = None
+
+
+class Receipt(NamedTuple):
+    """The broker's answer to a draft that it accepted.
+
+    `position` is None in topics without history. `duplicate`: the idempotency key was known,
+    `position` is that of the first time.
+    """
+
+    topic: str
+    position: Position | None
+    duplicate: bool = False
+
+
+class Publication:
+    """One message in a topic, as the broker accepted it.
+
+    data: JSON, as UTF-8, without line breaks. It is spliced into frames and never parsed again.
+    ts: the time of acceptance, Unix milliseconds.
+    offset: its place in the topic's stream; 0 in topics without history.
+    epoch: that of the stream; "" in topics without history.
+    frames: what each wire form made of it, so that it is encoded once for all subscribers.
+    """
+
+    __slots__ = ("data", "epoch", "frames", "offset", "topic", "ts")
+
+    def __init__(
+        self, topic: str, data: bytes, ts: int, offset: int = 0, epoch: str = ""
+    ) -> None:
+        self.topic = topic
+        self.data = data
+        self.ts = ts
+        self.offset = offset
+        self.epoch = epoch
+        self.frames: dict[object, bytes] | None = None
+
+    def __repr__(self) -> str:
+        return f"Publication({self.topic!r}, {self.data!r}, offset={self.offset})"
+
+
+class PayloadError(ValueError):
+    """A publisher's data cannot be published. The text says what is wrong, for its author."""
