@@ -12,9 +12,9 @@ Order and loss
     `read` finds it until the history's size or age removes it.
 
 Subscribing without gap or duplicate
-    `subscribe` returns once the feed is on. What `peek` or `read` then return and what
-    `dispatch` brings may overlap but leave no gap: whoever joins the two drops what has an
-    offset that it has seen. The hub does that.
+    `attach` asks for the feed of a topic and says whether it is on; `attached` waits until it
+    is. What `peek` or `read` return after that and what `dispatch` brings may overlap but leave
+    no gap: whoever joins the two drops what has an offset that it has seen. The hub does that.
 
 Waiting
     `peek` never waits: it answers from what is at hand, or returns None, and then `read` asks.
@@ -45,7 +45,7 @@ class BrokerUnavailable(Exception):
 
 
 class HistoryOptions(NamedTuple):
-    """How much of a topic's stream is kept: `size` publications at most, none older than `seconds`."""
+    """How much of a topic's stream is kept: `size` publications, none older than `seconds`."""
 
     size: int
     seconds: float
@@ -101,9 +101,7 @@ class Broker(Protocol):
         """Ends everything that `start` began. A second call does nothing."""
         ...
 
-    async def publish(
-        self, drafts: Sequence[Draft]
-    ) -> Sequence[Receipt | BrokerUnavailable]:
+    async def publish(self, drafts: Sequence[Draft]) -> Sequence[Receipt | BrokerUnavailable]:
         """Publishes each draft and says of each, in the same order, what became of it."""
         ...
 
@@ -115,14 +113,14 @@ class Broker(Protocol):
         """Answers from the shard. Raises `BrokerUnavailable`."""
         ...
 
-    def is_subscribed(self, topic: str) -> bool:
-        """Whether the feed of `topic` is on, so that `subscribe` would have nothing to do."""
+    def attach(self, topic: str) -> bool:
+        """Asks that publications of `topic` be fed. True: they are. False: await `attached`."""
         ...
 
-    async def subscribe(self, topic: str) -> None:
+    async def attached(self, topic: str) -> None:
         """Returns when publications of `topic` reach the feed. Raises `BrokerUnavailable`."""
         ...
 
-    def unsubscribe(self, topic: str) -> None:
+    def detach(self, topic: str) -> None:
         """The worker has no subscriber of `topic` any more; the feed may end at leisure."""
         ...

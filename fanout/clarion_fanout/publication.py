@@ -3,7 +3,7 @@
 A `Draft` is what a publisher hands in; the broker accepts it and makes of it a `Publication`,
 which is what everyone receives; the publisher gets a `Receipt`. A `Position` says where a
 publication stands in its topic's stream: `offset` counts from 1, and `epoch` names the stream
-itself, so that offsets of a stream that was lost and begun anew are never mistaken for the old ones.
+itself, so that offsets of a stream that was lost and begun anew are not mistaken for the old ones.
 """
 
 from __future__ import annotations
@@ -57,9 +57,7 @@ class Publication:
 
     __slots__ = ("data", "epoch", "frames", "offset", "topic", "ts")
 
-    def __init__(
-        self, topic: str, data: bytes, ts: int, offset: int = 0, epoch: str = ""
-    ) -> None:
+    def __init__(self, topic: str, data: bytes, ts: int, offset: int = 0, epoch: str = "") -> None:
         self.topic = topic
         self.data = data
         self.ts = ts

@@ -37,5 +37,5 @@ def why_not_a_topic(name: str) -> str:
         return f"a topic has at most {MAX_TOPIC_BYTES} characters, this one has {len(name)}"
     for place, character in enumerate(name):
         if not is_topic(character):
-            return f"character {ascii(character)} at place {place} is not allowed in a topic"
+            return f"character {character!a} at place {place} is not allowed in a topic"
     return "not a topic"

@@ -1,0 +1,209 @@
+"""The embedded broker: one process, no Redis. It is also the reference for the broker contract.
+
+Everything lives in this process and dies with it; a new process begins new epochs, so a client
+that resumes across a restart is told `recovered: false` and never given a wrong position.
+
+Bounds
+    All streams and idempotency keys together stay under `memory_bytes`. Beyond it the stream
+    that was used longest ago gives up its publications: its subscribers keep their position,
+    and whoever comes back too late is told. `evictions` counts them.
+    A stream without publications, subscribers or questions for `POSITION_SECONDS` is forgotten.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from clarion_fanout.broker import BrokerUnavailable, Feed, HistoryOptions, Page, Want
+from clarion_fanout.history import STREAM_BYTES, Stream
+from clarion_fanout.publication import Draft, Position, Publication, Receipt
+
+POSITION_SECONDS = 24 * 3600
+"""How long an idle stream's position is remembered after its publications have expired, so that
+a client which missed nothing resumes as recovered. A day covers a laptop closed overnight."""
+
+SWEEP_STREAMS = 2000
+"""Streams looked at in one sweep: about 1 ms of work, and 100,000 streams in less than a minute."""
+
+KEY_BYTES = 300
+"""What a remembered idempotency key costs beside its own text, about."""
+
+
+class MemoryBroker:
+    """The `Broker` of a single process. See the module's text.
+
+    history: the options of a topic's namespace, or None where it keeps no history.
+    now: Unix time in milliseconds.
+    memory_bytes: the bound on everything that is kept.
+    key_seconds: how long an idempotency key is remembered.
+    key_count: how many are remembered at most; the oldest goes first.
+    """
+
+    def __init__(
+        self,
+        *,
+        history: Callable[[str], HistoryOptions | None],
+        now: Callable[[], int],
+        memory_bytes: int = 256 * 1024 * 1024,
+        key_seconds: float = 300,
+        key_count: int = 100_000,
+    ) -> None:
+        self._history = history
+        self._now = now
+        self._memory_bytes = memory_bytes
+        self._key_ms = int(key_seconds * 1000)
+        self._key_count = key_count
+        self._streams: OrderedDict[str, Stream] = OrderedDict()  # longest unused first
+        self._keys: OrderedDict[tuple[str, str], tuple[int, Receipt]] = OrderedDict()
+        self._attached: set[str] = set()
+        self._sweep: list[str] = []
+        self._feed: Feed | None = None
+        self.bytes = 0
+        """Held by streams and idempotency keys, about."""
+        self.evictions = 0
+        """Streams that gave up publications for want of memory."""
+
+    @property
+    def stream_count(self) -> int:
+        return len(self._streams)
+
+    async def start(self, feed: Feed) -> None:
+        self._feed = feed
+
+    async def close(self) -> None:
+        self._feed = None
+
+    async def publish(self, drafts: Sequence[Draft]) -> Sequence[Receipt | BrokerUnavailable]:
+        if self._feed is None:
+            refusal = BrokerUnavailable("the broker is closed")
+            return [refusal] * len(drafts)
+        now = self._now()
+        return [self._publish(draft, now, self._feed) for draft in drafts]
+
+    def _publish(self, draft: Draft, now: int, feed: Feed) -> Receipt:
+        topic, data, key = draft
+        if key is not None:
+            known = self._keys.get((topic, key))
+            if known is not None and known[0] > now:
+                return known[1]._replace(duplicate=True)
+        options = self._history(topic)
+        if options is None:
+            publication = Publication(topic, data, now)
+            position = None
+        else:
+            stream = self._stream(topic, now)
+            before = stream.bytes
+            publication = stream.append(topic, data, now, options)
+            position = Position(stream.epoch, stream.offset)
+            self.bytes += stream.bytes - before
+        receipt = Receipt(topic, position)
+        if key is not None:
+            self._remember(topic, key, now, receipt)
+        if self.bytes > self._memory_bytes:
+            self._evict()
+        feed.dispatch(publication)
+        return receipt
+
+    def peek(self, topic: str, want: Want) -> Page | None:
+        options = self._history(topic)
+        if options is None:
+            return Page(None, ())
+        now = self._now()
+        stream = self._stream(topic, now)
+        before = stream.bytes
+        page = stream.answer(want, now, options)
+        self.bytes += stream.bytes - before
+        if topic not in self._attached and not stream.offset:
+            # A question alone must not leave anything behind.
+            self._forget(topic, stream)
+        return page
+
+    async def read(self, topic: str, want: Want) -> Page:
+        page = self.peek(topic, want)
+        assert page is not None
+        return page
+
+    def attach(self, topic: str) -> bool:
+        self._attached.add(topic)
+        return True
+
+    async def attached(self, topic: str) -> None:
+        pass
+
+    def detach(self, topic: str) -> None:
+        self._attached.discard(topic)
+        stream = self._streams.get(topic)
+        if stream is not None and not stream.offset:
+            self._forget(topic, stream)
+
+    def sweep(self) -> None:
+        """Removes what has expired, a bounded part of it at a time. Call it every second."""
+        now = self._now()
+        keys = self._keys
+        for _ in range(min(SWEEP_STREAMS, len(keys))):
+            name, (expires, _receipt) = next(iter(keys.items()))
+            if expires > now:
+                break
+            self._drop_key(name)
+        if not self._sweep:
+            self._sweep = list(self._streams)
+        for _ in range(min(SWEEP_STREAMS, len(self._sweep))):
+            topic = self._sweep.pop()
+            stream = self._streams.get(topic)
+            options = self._history(topic)
+            if stream is None or options is None:
+                continue
+            before = stream.bytes
+            stream.trim(now, options)
+            self.bytes += stream.bytes - before
+            idle = now - stream.used > POSITION_SECONDS * 1000
+            if not stream and idle and topic not in self._attached:
+                self._forget(topic, stream)
+
+    def _stream(self, topic: str, now: int) -> Stream:
+        stream = self._streams.get(topic)
+        if stream is None:
+            # 48 random bits: that a client meets its old epoch by chance is not to be feared.
+            stream = self._streams[topic] = Stream(secrets.token_urlsafe(6), now)
+            self.bytes += STREAM_BYTES
+        else:
+            self._streams.move_to_end(topic)
+        return stream
+
+    def _forget(self, topic: str, stream: Stream) -> None:
+        del self._streams[topic]
+        self.bytes -= stream.bytes
+
+    def _remember(self, topic: str, key: str, now: int, receipt: Receipt) -> None:
+        name = (topic, key)
+        if name in self._keys:
+            self._drop_key(name)
+        while len(self._keys) >= self._key_count:
+            self._drop_key(next(iter(self._keys)))
+        self._keys[name] = (now + self._key_ms, receipt)
+        self.bytes += KEY_BYTES + len(key)
+
+    def _drop_key(self, name: tuple[str, str]) -> None:
+        del self._keys[name]
+        self.bytes -= KEY_BYTES + len(name[1])
+
+    def _evict(self) -> None:
+        """Frees memory, the stream unused for longest first, then keys, the oldest first."""
+        for _ in range(len(self._streams)):
+            if self.bytes <= self._memory_bytes:
+                return
+            topic, stream = next(iter(self._streams.items()))
+            if len(stream):
+                self.evictions += 1
+            if topic in self._attached:
+                # Its subscribers are at a position; that must stay true.
+                before = stream.bytes
+                stream.clear()
+                self.bytes += stream.bytes - before
+                self._streams.move_to_end(topic)
+            else:
+                self._forget(topic, stream)
+        while self.bytes > self._memory_bytes and self._keys:
+            self._drop_key(next(iter(self._keys)))
