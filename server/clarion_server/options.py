@@ -1,0 +1,587 @@
+"""Every option of the server: its name, type, unit, bounds, default, and why that default.
+
+This is the one place. The configuration file, the environment (`CLARION_LIMITS_MESSAGE_BYTES`),
+the flags of `clarion serve`, every error about them and the reference table are made from it.
+Constructing one of these checks nothing: `config.load` does, for what comes from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+
+from clarion_fanout.topics import DEFAULT_NAMESPACE, namespace_of
+from clarion_server.config_values import displayed, option
+
+Who: TypeAlias = Literal["everyone", "users", "granted", "nobody"]
+"""Who may do something with a topic, from the widest to the narrowest.
+
+everyone: any connection that has its welcome, anonymous ones too.
+users: any connection with a valid token.
+granted: a token whose claim has a pattern that matches the topic.
+nobody: only backends, through the private API or Redis.
+"""
+
+Algorithm: TypeAlias = Literal[
+    "HS256", "HS384", "HS512",
+    "RS256", "RS384", "RS512",
+    "ES256", "ES384", "ES512",
+    "EdDSA",
+]  # fmt: skip
+"""Signature algorithms of tokens (RFC 7518, section 3.1; RFC 8037 for EdDSA)."""
+
+ALGORITHMS: tuple[Algorithm, ...] = (
+    "HS256", "HS384", "HS512",
+    "RS256", "RS384", "RS512",
+    "ES256", "ES384", "ES512",
+    "EdDSA",
+)  # fmt: skip
+
+LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True):
+    """A table of the configuration. Its `repr` shows that a secret is set, never the secret."""
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"{type(self).__name__}({shown})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return [
+            (field.name, displayed(field, getattr(self, field.name)))
+            for field in msgspec.structs.fields(self)
+        ]
+
+
+class KeyOptions(Section, frozen=True, kw_only=True):
+    """One `[[auth.keys]]`: a key that tokens may be signed with."""
+
+    kid: Annotated[
+        str,
+        option(
+            "the `kid` in the header of tokens signed with this key",
+            "Needed only when there is more than one key.",
+        ),
+    ] = ""
+    algorithm: Annotated[
+        Algorithm,
+        option(
+            "the only algorithm this key is used with",
+            "A key bound to one algorithm cannot be misused with another (RFC 8725, 3.1).",
+        ),
+    ] = "HS256"
+    secret: Annotated[
+        str,
+        option(
+            "the shared secret itself (HS algorithms)",
+            "No default: a secret that ships with a program is none.",
+            secret=True,
+        ),
+    ] = ""
+    secret_file: Annotated[
+        str,
+        option(
+            "a file that holds the shared secret; a line break at its end is ignored",
+            "Empty: `secret` or `public_key_file` is used.",
+        ),
+    ] = ""
+    public_key_file: Annotated[
+        str,
+        option(
+            "a PEM file with the public key (RS, ES and EdDSA algorithms)",
+            "Empty: `secret` or `secret_file` is used.",
+        ),
+    ] = ""
+
+
+class AuthOptions(Section, frozen=True, kw_only=True):
+    """`[auth]`: whose tokens are accepted, and what is read from them."""
+
+    anonymous: Annotated[
+        bool,
+        option(
+            "whether a client without a token is welcome",
+            "Closed unless it is opened on purpose; true in development.",
+        ),
+    ] = False
+    secret: Annotated[
+        str,
+        option(
+            "one HS256 secret, the simple case",
+            "No default: a secret that ships with a program is none.",
+            secret=True,
+        ),
+    ] = ""
+    keys: tuple[KeyOptions, ...] = ()
+    jwks_file: Annotated[
+        str,
+        option("a JSON Web Key Set with public keys (RFC 7517)", "Empty: there is none."),
+    ] = ""
+    jwks_url: Annotated[
+        str,
+        option(
+            "where the identity provider publishes its JSON Web Key Set; https, or loopback",
+            "Empty: there is none.",
+        ),
+    ] = ""
+    jwks_cache_s: Annotated[
+        float,
+        option(
+            "how long a key set that was fetched is used before it is fetched again",
+            "Five minutes: the usual max-age of providers' key sets, and soon enough to forget"
+            " a key that was withdrawn.",
+            unit="s",
+            least=1,
+            most=86_400,
+        ),
+    ] = 300
+    jwks_timeout_s: Annotated[
+        float,
+        option(
+            "the deadline of one fetch of the key set",
+            "Half of `limits.connect_s`, so that a client waiting for it still hears the outcome.",
+            unit="s",
+            least=0.1,
+            most=60,
+        ),
+    ] = 5
+    algorithms: Annotated[
+        tuple[Algorithm, ...],
+        option(
+            "algorithms that are accepted at all",
+            "All that are sound; of these, only those for which there is a key matter.",
+        ),
+    ] = ALGORITHMS
+    issuer: Annotated[str, option("the `iss` that a token must have", "Empty: not checked.")] = ""
+    audience: Annotated[str, option("the `aud` that a token must have", "Empty: not checked.")] = ""
+    leeway_s: Annotated[
+        float,
+        option(
+            "how far the clocks of issuer and server may be apart when times are checked",
+            "Ten seconds cover hosts that keep time by NTP, with room to spare.",
+            unit="s",
+            least=0,
+            most=300,
+        ),
+    ] = 10
+    subscribe_claim: Annotated[
+        str,
+        option(
+            "the claim with the topic patterns that its bearer may subscribe to",
+            "The word of the protocol's op.",
+        ),
+    ] = "subscribe"
+    publish_claim: Annotated[
+        str,
+        option(
+            "the claim with the topic patterns that its bearer may publish to",
+            "The word of the protocol's op.",
+        ),
+    ] = "publish"
+    token_bytes: Annotated[
+        int,
+        option(
+            "the longest token that is looked at",
+            "Half of `limits.head_bytes`: a token in the URL or a header leaves room for the rest.",
+            unit="bytes",
+            least=256,
+            most=65_536,
+        ),
+    ] = 8192
+
+
+class Limits(Section, frozen=True, kw_only=True):
+    """`[limits]`: what one client or one request may ask of the server."""
+
+    handshake_s: Annotated[
+        float,
+        option(
+            "time from accepting a connection to the end of its HTTP request",
+            "Ten seconds are plenty on a bad mobile network and cut off those who drip bytes.",
+            unit="s",
+            least=0.01,
+            most=300,
+        ),
+    ] = 10
+    connect_s: Annotated[
+        float,
+        option(
+            "time from the handshake to a valid `connect`, when the handshake had no token",
+            "The protocol's promise to clients.",
+            unit="s",
+            least=0.01,
+            most=300,
+        ),
+    ] = 10
+    head_bytes: Annotated[
+        int,
+        option(
+            "the head of an HTTP request: request line and headers",
+            "Browsers and proxies stop at 8 to 16 KiB themselves.",
+            unit="bytes",
+            least=1024,
+            most=1_048_576,
+        ),
+    ] = 16_384
+    message_bytes: Annotated[
+        int,
+        option(
+            "one message from a client, all its frames together",
+            "Room for a publication of `data_bytes` less its envelope; a client that needs more"
+            " should send a reference.",
+            unit="bytes",
+            least=256,
+            most=67_108_864,
+        ),
+    ] = 65_536
+    data_bytes: Annotated[
+        int,
+        option(
+            "`data` of one publication, as compact JSON",
+            "Copied to every subscriber's socket: 64 KiB to 1,000 subscribers is 64 MB already.",
+            unit="bytes",
+            least=2,
+            most=67_108_864,
+        ),
+    ] = 65_536
+    body_bytes: Annotated[
+        int,
+        option(
+            "the body of a request to the private API",
+            "A batch of 10,000 messages of 800 bytes.",
+            unit="bytes",
+            least=1024,
+            most=268_435_456,
+        ),
+    ] = 8_388_608
+    batch: Annotated[
+        int,
+        option(
+            "messages in a batch, or topics in a broadcast",
+            "Large enough that a bigger one is no faster, small enough for one turn of the loop.",
+            unit="messages",
+            least=1,
+            most=1_000_000,
+        ),
+    ] = 10_000
+    subscriptions: Annotated[
+        int,
+        option(
+            "topics that one connection may have subscribed",
+            "Chosen by guess: ten times what a busy page shows.",
+            unit="topics",
+            least=1,
+            most=1_000_000,
+        ),
+    ] = 1000
+    sse_topics: Annotated[
+        int,
+        option(
+            "topics of one Server-Sent Events stream",
+            "Their positions travel in every event's id: 64 keep it below 4 KiB.",
+            unit="topics",
+            least=1,
+            most=1000,
+        ),
+    ] = 64
+    in_flight: Annotated[
+        int,
+        option(
+            "commands of one connection that may be unanswered; then it is not read",
+            "Enough to fill a slow link with subscribes, little enough to bound memory.",
+            unit="commands",
+            least=1,
+            most=100_000,
+        ),
+    ] = 64
+    errors: Annotated[
+        int,
+        option(
+            "errors that one connection may cause before it is closed with 4500",
+            "A client with a bug is told a hundred times; one that is hostile goes soon.",
+            unit="errors",
+            least=1,
+            most=1_000_000,
+        ),
+    ] = 100
+    fragments: Annotated[
+        int,
+        option(
+            "frames of one message",
+            "64-byte fragments of the longest message; without it, empty fragments never end.",
+            unit="frames",
+            least=1,
+            most=1_000_000,
+        ),
+    ] = 1024
+
+
+class Keepalive(Section, frozen=True, kw_only=True):
+    """`[keepalive]`: how soon a peer that is gone is noticed."""
+
+    ping_s: Annotated[
+        float,
+        option(
+            "time between two pings to a client",
+            "Below the idle limits of balancers and mobile networks: nginx's is 60 s, some"
+            " carriers' 30 s.",
+            unit="s",
+            least=0.01,
+            most=3600,
+        ),
+    ] = 25
+    pong_s: Annotated[
+        float,
+        option(
+            "time to answer a ping",
+            "A phone that wakes its radio needs some seconds; ten tell it from one that is gone.",
+            unit="s",
+            least=0.01,
+            most=3600,
+        ),
+    ] = 10
+    close_s: Annotated[
+        float,
+        option(
+            "time for the peer to finish a close",
+            "A few round trips on the slowest network; then the connection is reset.",
+            unit="s",
+            least=0.01,
+            most=300,
+        ),
+    ] = 5
+
+
+class WindowOptions(Section, frozen=True, kw_only=True):
+    """`[window]`: how far a client may fall behind before it is closed with 4001."""
+
+    bytes: Annotated[
+        int,
+        option(
+            "what may wait for one client",
+            "Sixteen publications of the largest size, thousands of the usual one.",
+            unit="bytes",
+            least=1024,
+            most=1_073_741_824,
+        ),
+    ] = 1_048_576
+    seconds: Annotated[
+        float,
+        option(
+            "how long the oldest of it may wait",
+            "A notification ten seconds late is no longer in real time; history brings the rest.",
+            unit="s",
+            least=0.01,
+            most=3600,
+        ),
+    ] = 10
+
+
+class HistoryLimits(Section, frozen=True, kw_only=True):
+    """`[history]`: bounds of all topics' histories together, kept in memory."""
+
+    memory_bytes: Annotated[
+        int,
+        option(
+            "what all histories may take; the topics that were quiet longest go first",
+            "A quarter of a small (1 GB) machine.",
+            unit="bytes",
+            least=65_536,
+            most=1_099_511_627_776,
+        ),
+    ] = 268_435_456
+    idempotency_s: Annotated[
+        float,
+        option(
+            "how long a publisher's idempotency key is remembered",
+            "Longer than a backend keeps retrying one request.",
+            unit="s",
+            least=0,
+            most=86_400,
+        ),
+    ] = 300
+    idempotency_keys: Annotated[
+        int,
+        option(
+            "how many of these are remembered; the oldest go first",
+            "About 300 keyed publications a second over `idempotency_s`; some 20 MB.",
+            unit="keys",
+            least=0,
+            most=100_000_000,
+        ),
+    ] = 100_000
+
+
+class Namespace(Section, frozen=True, kw_only=True):
+    """`[namespaces.NAME]`: the options of the topics `NAME:...`.
+
+    The namespace `default` has the topics without a `:` and those of every namespace that is not
+    configured. Whatever the options of the namespace `user`, only the user whose `sub` it is may
+    subscribe to `user:<sub>`.
+    """
+
+    history_size: Annotated[
+        int,
+        option(
+            "publications kept per topic; 0: no history, no offsets, at most once",
+            "Costs nothing until it is wanted; 100 in development's default namespace.",
+            unit="publications",
+            least=0,
+            most=1_000_000,
+        ),
+    ] = 0
+    history_s: Annotated[
+        float,
+        option(
+            "how long a publication is kept",
+            "Five minutes: a deploy, a lift, a tunnel. Matters only with `history_size`.",
+            unit="s",
+            least=0,
+            most=31_536_000,
+        ),
+    ] = 300
+    subscribe: Annotated[
+        Who,
+        option(
+            "who may subscribe",
+            'Nothing is public by accident; "everyone" in development\'s default namespace.',
+        ),
+    ] = "granted"
+    publish: Annotated[
+        Who,
+        option(
+            "which clients may publish; backends always may",
+            'Most topics are written by backends; "everyone" in development\'s default namespace.',
+        ),
+    ] = "nobody"
+
+
+_UNCONFIGURED = Namespace()
+
+
+class Config(Section, frozen=True, kw_only=True):
+    """The whole configuration. The attribute path of an option is its key path in the file."""
+
+    development: Annotated[
+        bool,
+        option(
+            "open to everyone on this machine, and to nobody else; `auth.anonymous` and the"
+            " default namespace have other defaults then",
+            "True only without a configuration file: the first start needs none, and a server"
+            " that was configured is never open by accident.",
+            flag=True,
+        ),
+    ] = False
+    host: Annotated[
+        str,
+        option(
+            "address of the public port",
+            "Reachable from outside only when that is asked for.",
+            flag=True,
+        ),
+    ] = "127.0.0.1"
+    port: Annotated[
+        int,
+        option(
+            "public port: /ws, /sse; 0: any that is free",
+            "The customary port of a Python web service.",
+            least=0,
+            most=65_535,
+            flag=True,
+        ),
+    ] = 8000
+    api_host: Annotated[
+        str,
+        option(
+            "address of the private port",
+            "Backends on other hosts need it open; the internet never does.",
+            flag=True,
+        ),
+    ] = "127.0.0.1"
+    api_port: Annotated[
+        int,
+        option(
+            "private port: /v1, /metrics; 0: any that is free",
+            "Next to the public one.",
+            least=0,
+            most=65_535,
+            flag=True,
+        ),
+    ] = 8001
+    workers: Annotated[
+        int,
+        option(
+            "event-loop processes",
+            "One needs no Redis to reach all subscribers.",
+            unit="processes",
+            least=1,
+            most=1024,
+            flag=True,
+        ),
+    ] = 1
+    redis: Annotated[
+        tuple[str, ...],
+        option(
+            "URLs of the shards",
+            "None: publications stay in this process.",
+            secret=True,
+            flag=True,
+        ),
+    ] = ()
+    prefix: Annotated[
+        str,
+        option(
+            "what the names of all keys and channels in Redis begin with",
+            "The product's name, until two installations share a Redis.",
+        ),
+    ] = "clarion"
+    origins: Annotated[
+        tuple[str, ...],
+        option(
+            'browser origins that may connect, such as "https://app.example.com"; "*": any',
+            "None: a page elsewhere must not act for a visitor unasked. What is not a browser"
+            " sends no origin and is not concerned.",
+        ),
+    ] = ()
+    api_keys: Annotated[
+        tuple[str, ...],
+        option(
+            "keys of the private API, 16 characters or more; several, so that they can be changed"
+            " without a gap",
+            "No default: a key that ships with a program is none. Development needs none.",
+            secret=True,
+        ),
+    ] = ()
+    log_level: Annotated[
+        LogLevel,
+        option(
+            "what is logged",
+            "Starts, stops and faults; debug logs every connection.",
+            flag=True,
+        ),
+    ] = "info"
+    echo: Annotated[
+        bool,
+        option(
+            "serve /echo, which sends back what it gets; only in development",
+            "For conformance suites and clients under test.",
+            flag=True,
+        ),
+    ] = False
+    auth: AuthOptions = msgspec.field(default_factory=AuthOptions)
+    limits: Limits = msgspec.field(default_factory=Limits)
+    keepalive: Keepalive = msgspec.field(default_factory=Keepalive)
+    window: WindowOptions = msgspec.field(default_factory=WindowOptions)
+    history: HistoryLimits = msgspec.field(default_factory=HistoryLimits)
+    namespaces: Mapping[str, Namespace] = msgspec.field(
+        default_factory=lambda: {DEFAULT_NAMESPACE: Namespace()}
+    )
+
+    def namespace(self, topic: str) -> Namespace:
+        """The options of `topic`'s namespace, or of `default` when that is not configured."""
+        namespaces = self.namespaces
+        found = namespaces.get(namespace_of(topic))
+        return found or namespaces.get(DEFAULT_NAMESPACE, _UNCONFIGURED)
