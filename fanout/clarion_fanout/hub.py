@@ -296,27 +296,30 @@ class Hub:
             self._outlet.broadcast(lane.bulk, payload)
             return
         receivers = dict(lane.bulk)
-        for payload, part in writes:
+        sent = 0
+        for payload, count in writes:
             self.delivered_bytes += len(payload) * len(receivers)
             self._outlet.broadcast(receivers, payload)
+            sent += count
             for receiver in [r for r in receivers.values() if not r.bulk]:
                 del receivers[receiver.key]
-                rest = publications[publications.index(part[-1]) + 1 :]
-                if rest:
-                    receiver.deliver(topic, rest)
+                if sent < len(publications):
+                    receiver.deliver(topic, publications[sent:])
 
     def _send_joined(self, topics: list[Topic]) -> None:
         """Sends several topics' pending publications, one write for each receiver."""
         receivers: dict[int, Receiver] = {}
         payloads: dict[int, list[bytes]] = {}
+        # All taken first: a delivery may end its receiver, and with it a topic further on.
+        batches = [(topic, topic.pending or []) for topic in topics]
         for topic in topics:
-            publications, topic.pending = topic.pending, None
-            assert publications is not None
+            topic.pending = None
+        for topic, publications in batches:
             for lane in topic.lanes:
                 if lane.bulk:
                     receivers.update(lane.bulk)
                     self.deliveries += len(publications) * len(lane.bulk)
-                    for payload, _part in _joined(lane.form, publications):
+                    for payload, _count in _joined(lane.form, publications):
                         self.delivered_bytes += len(payload) * len(lane.bulk)
                         for key in lane.bulk:
                             if key in payloads:
@@ -383,19 +386,19 @@ class Hub:
             self._broker.detach(topic.name)
 
 
-def _joined(form: Form, publications: list[Publication]) -> list[tuple[bytes, list[Publication]]]:
-    """The publications' frames joined into writes, each with the publications it holds."""
+def _joined(form: Form, publications: list[Publication]) -> list[tuple[bytes, int]]:
+    """The publications' frames joined into writes, each with how many it holds."""
     if len(publications) == 1:
-        return [(form.encode(publications[0]), publications)]
-    writes: list[tuple[bytes, list[Publication]]] = []
+        return [(form.encode(publications[0]), 1)]
+    writes: list[tuple[bytes, int]] = []
     frames: list[bytes] = []
-    size = start = 0
-    for place, publication in enumerate(publications):
+    size = 0
+    for publication in publications:
         frame = form.encode(publication)
         if frames and size + len(frame) > JOIN_BYTES:
-            writes.append((b"".join(frames), publications[start:place]))
-            frames, size, start = [], 0, place
+            writes.append((b"".join(frames), len(frames)))
+            frames, size = [], 0
         frames.append(frame)
         size += len(frame)
-    writes.append((b"".join(frames), publications[start:]))
+    writes.append((b"".join(frames), len(frames)))
     return writes
