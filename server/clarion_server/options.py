@@ -237,6 +237,16 @@ class Limits(Section, frozen=True, kw_only=True):
             most=67_108_864,
         ),
     ] = 65_536
+    message_s: Annotated[
+        float,
+        option(
+            "time from the first byte of a message that does not arrive whole to its last",
+            "The longest message over a link of 20 kbit/s; who is slower holds memory for nothing.",
+            unit="s",
+            least=0.1,
+            most=3600,
+        ),
+    ] = 30
     data_bytes: Annotated[
         int,
         option(
@@ -542,8 +552,8 @@ class Config(Section, frozen=True, kw_only=True):
         tuple[str, ...],
         option(
             'browser origins that may connect, such as "https://app.example.com"; "*": any',
-            "None: a page elsewhere must not act for a visitor unasked. What is not a browser"
-            " sends no origin and is not concerned.",
+            "None but those that the server itself serves: a page elsewhere must not act for its"
+            " visitor unasked.",
         ),
     ] = ()
     api_keys: Annotated[

@@ -1,0 +1,174 @@
+"""Rules that a configuration must follow beyond the type and bounds of each option.
+
+Each rule is a function from the configuration to the conflicts in it. Those of `[auth]` have a
+file of their own.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+
+from clarion_server.config_auth import auth_conflicts
+from clarion_server.config_values import MAKE_KEY, Conflict, is_loopback, join
+from clarion_server.options import Config
+
+MIN_API_KEY = 16  # characters: 96 bits of base64, beyond any guessing over a network
+_SCHEMES = ("redis://", "rediss://", "redis+cluster://", "rediss+cluster://", "unix://")
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.\-]*)://(?:[a-z0-9_.\-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
+_DEFAULT_PORTS = {("http", "80"), ("https", "443")}
+_PREFIX = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
+
+
+def conflicts(config: Config) -> Iterator[Conflict]:
+    """Everything in `config` that cannot work, or should not."""
+    for rule in _RULES:
+        yield from rule(config)
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _hosts(config: Config) -> Iterator[Conflict]:
+    for key, host in (("host", config.host), ("api_host", config.api_host)):
+        if not host:
+            yield Conflict((key,), "is empty", 'an address, such as "127.0.0.1" or "0.0.0.0"')
+        elif config.development and not is_loopback(host):
+            yield Conflict(
+                (key, "development"),
+                f'is "{host}", but development mode is open to everyone who reaches it',
+                "a loopback address, or development = false with keys of your own",
+            )
+
+
+def _ports(config: Config) -> Iterator[Conflict]:
+    if config.port != config.api_port or config.port == 0:
+        return
+    addresses = (_address(config.host), _address(config.api_host))
+    if config.host == config.api_host or any(one and one.is_unspecified for one in addresses):
+        yield Conflict(
+            ("api_port", "port", "host", "api_host"),
+            f"is {config.api_port}, and so is port",
+            "two different ports: the private API must not share the public one",
+        )
+
+
+def _workers(config: Config) -> Iterator[Conflict]:
+    if config.workers > 1 and not config.redis:
+        yield Conflict(
+            ("workers", "redis"),
+            f"is {config.workers}, but --workers needs Redis: it carries publications between the"
+            " workers",
+            "also --redis redis://127.0.0.1:6379/0",
+        )
+
+
+def _redis(config: Config) -> Iterator[Conflict]:
+    for place, url in enumerate(config.redis):
+        if not url.startswith(_SCHEMES):
+            yield Conflict(
+                ("redis",),
+                f"URL number {place + 1} is not of Redis",  # it may hold a password: not shown
+                f"one that begins with {', '.join(_SCHEMES)}",
+            )
+
+
+def _no_redis_yet(config: Config) -> Iterator[Conflict]:
+    if config.redis or config.workers > 1:
+        yield Conflict(
+            ("redis", "workers") if config.redis else ("workers", "redis"),
+            "the Redis broker is not part of this version yet",
+            "one worker and no redis",
+        )
+
+
+def _prefix(config: Config) -> Iterator[Conflict]:
+    if not _PREFIX.fullmatch(config.prefix):
+        yield Conflict(("prefix",), "does not fit a key's name", "1 to 64 of A-Z a-z 0-9 _ . -")
+
+
+def _origins(config: Config) -> Iterator[Conflict]:
+    for origin in config.origins:
+        if origin == "*":
+            continue
+        found = _ORIGIN.fullmatch(origin.lower())
+        if found is None:
+            expected = 'scheme://host or scheme://host:port without a path, or "*"'
+            yield Conflict(("origins",), f"{origin!r} is not an origin", expected)
+        elif found.groups() in _DEFAULT_PORTS:
+            bare = origin.rpartition(":")[0]
+            yield Conflict(
+                ("origins",), f"{origin!r}: browsers leave the default port out", f'"{bare}"'
+            )
+
+
+def _api_keys(config: Config) -> Iterator[Conflict]:
+    if not config.development and not config.api_keys:
+        yield Conflict(
+            ("api_keys", "development"),
+            "is empty: nobody could publish through the private API",
+            f"one key or more; {MAKE_KEY}",
+        )
+    for place, key in enumerate(config.api_keys):
+        if len(key) < MIN_API_KEY:
+            yield Conflict(
+                ("api_keys",),
+                f"key number {place + 1} has {len(key)} characters",
+                f"{MIN_API_KEY} or more; {MAKE_KEY}",
+            )
+        elif not key.isascii() or " " in key:
+            yield Conflict(
+                ("api_keys",),
+                f"key number {place + 1} does not fit an HTTP header",
+                "ASCII without spaces",
+            )
+
+
+def _development_only(config: Config) -> Iterator[Conflict]:
+    if config.echo and not config.development:
+        yield Conflict(("echo", "development"), "is for development only", "false")
+
+
+def _namespaces(config: Config) -> Iterator[Conflict]:
+    for name, namespace in config.namespaces.items():
+        if namespace.history_size > 0 and namespace.history_s <= 0:
+            path = join("namespaces", name)
+            yield Conflict(
+                (f"{path}.history_s", f"{path}.history_size"),
+                f"is 0, so that none of {namespace.history_size} publications would be kept",
+                "more than 0 seconds, or history_size = 0",
+            )
+
+
+def _sizes(config: Config) -> Iterator[Conflict]:
+    for key, size in (
+        ("window.bytes", config.window.bytes),
+        ("limits.body_bytes", config.limits.body_bytes),
+    ):
+        if size < config.limits.data_bytes:
+            yield Conflict(
+                (key, "limits.data_bytes"),
+                f"is {size}, but one publication may have {config.limits.data_bytes}",
+                "at least limits.data_bytes",
+            )
+
+
+_RULES = (
+    _hosts,
+    _ports,
+    _workers,
+    _redis,
+    _no_redis_yet,
+    _prefix,
+    _origins,
+    _api_keys,
+    _development_only,
+    _sizes,
+    _namespaces,
+    auth_conflicts,
+)
