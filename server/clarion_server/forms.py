@@ -1,0 +1,45 @@
+"""The wire forms of a publication: encoded once, shared by every receiver of that form."""
+
+from __future__ import annotations
+
+from clarion_fanout.publication import Publication
+from clarion_server.frames import frame
+from clarion_server.protocol import message
+
+
+class WebSocketForm:
+    """A text frame with the `message` object."""
+
+    def encode(self, publication: Publication) -> bytes:
+        frames = publication.frames
+        if frames is None:
+            frames = publication.frames = {}
+        encoded = frames.get(self)
+        if encoded is None:
+            encoded = frames[self] = frame(message(publication))
+        return encoded
+
+
+class EventForm:
+    """An event of a stream with a single topic: its id is the publication's own position."""
+
+    def encode(self, publication: Publication) -> bytes:
+        frames = publication.frames
+        if frames is None:
+            frames = publication.frames = {}
+        encoded = frames.get(self)
+        if encoded is None:
+            encoded = b"data: " + message(publication) + b"\n\n"
+            if publication.offset:
+                encoded = f"id: {position_id(publication)}\n".encode() + encoded
+            frames[self] = encoded
+        return encoded
+
+
+def position_id(publication: Publication) -> str:
+    """A publication's position as part of an event id. `|` and `;` occur in no topic or epoch."""
+    return f"{publication.topic}|{publication.epoch}|{publication.offset}"
+
+
+WEBSOCKET = WebSocketForm()
+EVENT = EventForm()

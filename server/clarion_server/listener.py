@@ -1,0 +1,290 @@
+"""The public port: what is done with a connection until it is known what it is.
+
+    GET /ws      becomes a WebSocket        GET /livez   200 as long as the process lives
+    GET /sse     becomes an event stream    GET /readyz  200, or 503 with the reasons
+    GET /echo    development only: conformance tests of RFC 6455
+
+A connection has `limits.handshake_s` for its request's head and may send `limits.head_bytes`.
+Whatever is refused gets an HTTP answer and a moment to read it. What a web page must be able to
+tell apart (a token that is not accepted) is not refused here but after the WebSocket is open,
+because a browser shows a page nothing of a refused handshake.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Iterable
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from clarion_server.auth import ANONYMOUS, Identity, KeyUnknown, TokenRefused
+from clarion_server.codes import Code
+from clarion_server.edge import Edge
+from clarion_server.handshake import END, Refusal, Request, parse, response, upgrade
+from clarion_server.sse import EventStream, topics_of
+from clarion_server.websocket import Echo, WebSocket
+from clarion_server.wheel import ABSENT
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 4096
+"""Connections that the kernel holds for us while the loop is busy: a third of a second's worth
+at 15,000 a second. The kernel may bound it further (net.core.somaxconn)."""
+
+_SSE_HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n"
+    b"X-Accel-Buffering: no\r\nConnection: close\r\n"
+)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket whose connections have the options we want: they inherit them.
+
+    TCP keep-alive finds peers that vanished, also where no ping is sent (event streams, closing
+    handshakes): the first probe after 60 s, then three, 10 s apart.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+class Arrival(asyncio.Protocol):
+    """A connection whose request has not been read yet."""
+
+    __slots__ = ("_done", "_edge", "_head", "_transport", "bucket")
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+        self._transport: asyncio.Transport | None = None
+        self._head: bytes | bytearray = b""
+        self._done = False
+        self.bucket = ABSENT
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._edge.wheel.add(self, self._edge.handshake_ticks)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._edge.wheel.remove(self)
+        if not self._done:
+            self._edge.counters.handshakes["unknown", "abandoned"] += 1
+
+    def due(self, now: int) -> int:
+        """The time for the request, or for taking its refusal, is over."""
+        assert self._transport is not None
+        if self._done:
+            self._transport.abort()
+            return 0
+        self._refuse("unknown", Refusal(408, Code.BAD_REQUEST, "no request arrived in time"))
+        return 0
+
+    def data_received(self, data: bytes) -> None:
+        if self._done:
+            return  # what follows a request that was refused is not read for its meaning
+        if self._head:
+            # Search only where the end can be: heads dripped byte by byte stay cheap.
+            head = bytearray(self._head) if isinstance(self._head, bytes) else self._head
+            start = max(0, len(head) - 3)
+            head += data
+            self._head = head
+            end = head.find(END, start)
+        else:
+            end = data.find(END)
+            if end < 0:
+                self._head = data
+        if (end if end >= 0 else len(self._head)) + len(END) > self._edge.config.limits.head_bytes:
+            limit = self._edge.config.limits.head_bytes
+            message = f"the request's head has more than {limit} bytes"
+            self._refuse("unknown", Refusal(431, Code.TOO_LARGE, message))
+        elif end >= 0:
+            received = bytes(self._head) if self._head else data
+            self._head = b""
+            end += len(END)
+            self._received(received[:end], received[end:])
+
+    def _received(self, head: bytes, rest: bytes) -> None:
+        request = parse(head)
+        try:
+            if isinstance(request, Refusal):
+                self._refuse("unknown", request)
+            elif request.path == "/ws" or (request.path == "/echo" and self._edge.config.echo):
+                self._websocket(request, rest)
+            elif request.path == "/sse":
+                self._sse(request)
+            elif request.path in ("/livez", "/readyz"):
+                self._health(request)
+            else:
+                message = "here are /ws, /sse, /livez and /readyz"
+                self._refuse("unknown", Refusal(404, Code.NOT_FOUND, message))
+        except Exception:
+            log.exception("a request could not be handled")
+            self._refuse("unknown", Refusal(500, Code.INTERNAL, "internal error"))
+
+    # What a connection becomes
+
+    def _websocket(self, request: Request, rest: bytes) -> None:
+        edge = self._edge
+        headers = request.headers
+        answer: bytes | Refusal
+        if edge.origins.allows(headers.get("origin"), headers.get("host", "")):
+            answer = upgrade(request)
+        else:
+            answer = _FOREIGN
+        if isinstance(answer, Refusal):
+            self._refuse("websocket", answer)
+            return
+        edge.counters.handshakes["websocket", "accepted"] += 1
+        transport, key = self._hand_over()
+        kind = WebSocket if request.path == "/ws" else Echo
+        peer = kind(edge, transport, key)
+        transport.set_protocol(peer)
+        peer.begin(answer, token_of(request), rest)
+
+    def _sse(self, request: Request) -> None:
+        edge = self._edge
+        origin = request.headers.get("origin")
+        if not edge.origins.allows(origin, request.headers.get("host", "")):
+            self._refuse("sse", _FOREIGN)
+            return
+        cors = _cors(origin)
+        if request.method == "OPTIONS":
+            self._end("sse", 204, response(204, b"", headers=(*cors, *_PREFLIGHT)))
+            return
+        if request.method != "GET":
+            message = "an event stream is a GET"
+            refusal = Refusal(405, Code.METHOD_NOT_ALLOWED, message, (("Allow", "GET, OPTIONS"),))
+            self._refuse("sse", refusal, cors)
+            return
+        topics = topics_of(request, edge)
+        if isinstance(topics, Refusal):
+            self._refuse("sse", topics, cors)
+            return
+        identity = self._identity(request)
+        if isinstance(identity, Refusal):
+            self._refuse("sse", identity, cors)
+            return
+        names, last = topics
+        for name in names:
+            if not edge.permissions.may_subscribe(identity, name):
+                message = f"this client may not subscribe to {name}"
+                self._refuse("sse", Refusal(403, Code.FORBIDDEN, message), cors)
+                return
+        edge.counters.handshakes["sse", "accepted"] += 1
+        transport, key = self._hand_over()
+        stream = EventStream(edge, transport, key, identity)
+        transport.set_protocol(stream)
+        lines = "".join(f"{name}: {value}\r\n" for name, value in cors).encode("latin-1")
+        stream.begin(_SSE_HEAD + lines + b"\r\n", names, last)
+
+    def _identity(self, request: Request) -> Identity | Refusal:
+        edge = self._edge
+        token = token_of(request)
+        if token is None:
+            if edge.config.auth.anonymous:
+                return ANONYMOUS
+            return Refusal(401, Code.UNAUTHORIZED, "a token is needed", _BEARER)
+        try:
+            return edge.authenticator.verify(token, edge.now())
+        except KeyUnknown as unknown:
+            edge.tasks.start(_refetch(edge), "fetch keys")
+            retry = ("Retry-After", "5")
+            return Refusal(503, Code.UNAVAILABLE, str(unknown), (retry,))
+        except TokenRefused as refused:
+            return Refusal(401, Code.UNAUTHORIZED, str(refused), _BEARER)
+
+    def _health(self, request: Request) -> None:
+        if request.method not in ("GET", "HEAD"):
+            message = "GET it"
+            refusal = Refusal(405, Code.METHOD_NOT_ALLOWED, message, (("Allow", "GET, HEAD"),))
+            self._refuse("health", refusal)
+            return
+        reasons = self._edge.not_ready() if request.path == "/readyz" else []
+        status = 503 if reasons else 200
+        body = msgspec.json.encode({"ready": False, "reasons": reasons}) if reasons else b"ok\n"
+        answer = response(status, body)
+        if request.method == "HEAD":
+            answer = answer[: answer.index(END) + len(END)]
+        self._end("health", status, answer)
+
+    def _hand_over(self) -> tuple[asyncio.Transport, int]:
+        """Gives the connection away: its transport and file descriptor."""
+        transport = self._transport
+        assert transport is not None
+        self._done = True
+        self._edge.wheel.remove(self)
+        return transport, transport.get_extra_info("socket").fileno()
+
+    # Ending
+
+    def _refuse(self, kind: str, refusal: Refusal, headers: Iterable[tuple[str, str]] = ()) -> None:
+        refusal = refusal._replace(headers=(*refusal.headers, *headers))
+        self._end(kind, refusal.status, refusal.serialize())
+
+    def _end(self, kind: str, status: int, answer: bytes) -> None:
+        """Writes an answer, ends our side, and waits a moment for the peer to end its own.
+
+        Closing with bytes unread would reset the connection and destroy the answer under way.
+        """
+        transport = self._transport
+        assert transport is not None
+        self._done = True
+        self._head = b""
+        self._edge.counters.handshakes[kind, str(status)] += 1
+        if not transport.is_closing():
+            transport.write(answer)
+            transport.write_eof()
+            self._edge.wheel.move(self, self._edge.close_ticks)
+
+
+async def _refetch(edge: Edge) -> None:
+    await edge.keys.refetch()
+
+
+_FOREIGN = Refusal(403, Code.FORBIDDEN, "pages of this origin may not connect; see `origins`")
+_BEARER = (("WWW-Authenticate", "Bearer"),)
+_PREFLIGHT = (
+    ("Access-Control-Allow-Methods", "GET"),
+    ("Access-Control-Allow-Headers", "Authorization, Last-Event-ID, Cache-Control"),
+    ("Access-Control-Max-Age", "600"),
+)
+
+
+def _cors(origin: str | None) -> tuple[tuple[str, str], ...]:
+    """Lets a page read the answer, once its origin has been allowed."""
+    if origin is None:
+        return ()
+    return (("Access-Control-Allow-Origin", origin), ("Vary", "Origin"))
+
+
+def token_of(request: Request) -> str | None:
+    """The token of a request: `Authorization: Bearer`, or `?token=`; None if it has none."""
+    authorization = request.headers.get("authorization")
+    if authorization is not None:
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() == "bearer":
+            return token.strip()
+    if "token=" in request.query:
+        try:
+            for name, value in parse_qsl(request.query, max_num_fields=200):
+                if name == "token":
+                    return value
+        except ValueError:
+            return ""  # a token that cannot be read is one that is refused
+    return None

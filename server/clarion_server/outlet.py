@@ -1,0 +1,69 @@
+"""The way out: bytes to sockets, straight to the kernel.
+
+A write to a socket costs a system call, and that is nearly all it should cost (2-5 us on loopback,
+of which a Python loop around `os.write` is 3 %: loadtest/README.md, `fanout`). So as long as a
+client keeps up, its bytes bypass the transport: `os.write` on the file descriptor, which takes all
+of them or tells how many. Only what it does not take goes to the transport, which then owns the
+socket's writing side until its buffer is empty again.
+
+A receiver's key is its file descriptor. That is sound because a connection leaves the hub before
+its transport lets go of the descriptor: `connection_lost` comes first, then the close.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Protocol, cast
+
+from clarion_fanout.hub import Receiver
+
+FAILED = -1
+"""In place of a number of bytes: the socket is dead."""
+
+
+class Connection(Receiver, Protocol):
+    """A receiver whose key is a file descriptor that nothing is buffered for."""
+
+    def cut_short(self, payload: bytes, written: int) -> None:
+        """Of `payload` the kernel took `written` bytes, or `FAILED`."""
+        ...
+
+
+def write(key: int, payload: bytes) -> int:
+    """Gives bytes to the kernel; returns how many it took, or `FAILED`."""
+    try:
+        return os.write(key, payload)
+    except BlockingIOError:
+        return 0
+    except OSError:
+        return FAILED
+
+
+class Outlet:
+    """The hub's `Outlet`."""
+
+    def broadcast(self, receivers: Mapping[int, Receiver], payload: bytes) -> None:
+        size = len(payload)
+        short: list[tuple[Receiver, int]] = []
+        send = os.write
+        for key in receivers:
+            try:
+                written = send(key, payload)
+            except OSError as error:
+                written = 0 if isinstance(error, BlockingIOError) else FAILED
+            if written != size:
+                short.append((receivers[key], written))
+        # After the loop: a receiver that is cut short may move between the hub's tables.
+        for receiver, written in short:
+            cast(Connection, receiver).cut_short(payload, written)
+
+    def scatter(
+        self, receivers: Mapping[int, Receiver], payloads: Mapping[int, Sequence[bytes]]
+    ) -> None:
+        for key, receiver in receivers.items():
+            pieces = payloads[key]
+            payload = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            written = write(key, payload)
+            if written != len(payload):
+                cast(Connection, receiver).cut_short(payload, written)

@@ -1,0 +1,313 @@
+"""One connected client, seen from its socket: writing, falling behind, catching up, ending.
+
+WebSockets and event streams share all of this; they differ in how their bytes look and in what
+they read.
+
+    keeping up   nothing waits; every write goes straight to the kernel (see `outlet`)
+    behind       the kernel took less than it was given: the transport holds the rest of that
+                 write, everything later waits in a window, and the hub delivers one by one
+    ending       goodbye is said; the peer has `keepalive.close_s` to close, then it is reset
+
+A client that asks for answers while it is behind is not read until it has caught up: whoever
+does not take what was sent cannot make us hold more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Sequence
+from contextlib import suppress
+
+from clarion_fanout.hub import Form, Topic
+from clarion_fanout.publication import Publication
+from clarion_server import codes, protocol
+from clarion_server.codes import Close
+from clarion_server.edge import Edge, retry_ms
+from clarion_server.outlet import FAILED, write
+from clarion_server.session import Session
+from clarion_server.wheel import ABSENT, ticks
+from clarion_server.window import Window
+
+WRITE_BYTES = 128 * 1024
+"""What is joined into one write while a client catches up; about what a send buffer takes."""
+
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, no time: unsent data is thrown away
+
+_LOOK = ticks(1)
+"""How often a client that is behind is looked at."""
+
+
+class Peer(asyncio.Protocol):
+    """See the module's text. What the hub and the session need of a client is here."""
+
+    __slots__ = (
+        "_blocked",
+        "_ending",
+        "_window",
+        "bucket",
+        "bulk",
+        "code",
+        "edge",
+        "key",
+        "session",
+        "topics",
+        "transport",
+    )
+
+    kind = ""
+    """The transport's name in metrics."""
+    half_closes = False
+    """Whether the end of our side of the TCP stream is how this kind ends."""
+    form: Form
+
+    def __init__(self, edge: Edge, transport: asyncio.Transport, key: int) -> None:
+        self.edge = edge
+        self.transport = transport
+        self.key = key
+        """The socket's file descriptor."""
+        self.bulk = True
+        self.bucket = ABSENT
+        self.topics: list[Topic] = []
+        self.code = 0
+        """The close code, once there is one."""
+        self.session = Session(edge, self)
+        self._window: Window | None = None
+        self._blocked = False
+        self._ending = False
+        # Nothing may wait in the transport but the rest of one write.
+        transport.set_write_buffer_limits(high=0)
+        edge.counters.connections[self.kind] += 1
+
+    # What a kind of peer adds
+
+    def encode_answer(self, answer: protocol.AnyAnswer) -> bytes:
+        """An answer's bytes on the wire."""
+        raise NotImplementedError
+
+    def encode_end(self, close: Close) -> bytes:
+        """The last bytes of a connection."""
+        raise NotImplementedError
+
+    def keep_alive(self, now: int) -> int:
+        """Does what is due at tick `now`; see `wheel.Entry.due`."""
+        raise NotImplementedError
+
+    # Writing
+
+    def answer(self, answer: protocol.AnyAnswer) -> None:
+        self.send(self.encode_answer(answer))
+
+    def send(self, data: bytes) -> None:
+        """Sends an answer or control frame; it counts in the window and is never dropped."""
+        edge = self.edge
+        edge.counters.written_bytes += len(data)
+        if edge.corked is self:
+            edge.cork.append(data)
+        elif self._window is None:
+            self._write(data)
+        else:
+            self._window.push(data)
+            self.transport.pause_reading()
+            self._check_window()
+
+    def replay(self, publications: Sequence[Publication]) -> None:
+        """Sends the past, which the client asked for."""
+        self.replay_frames([self.form.encode(publication) for publication in publications])
+
+    def replay_frames(self, frames: Sequence[bytes]) -> None:
+        """Sends frames that the window's bound is not for."""
+        self.uncork()
+        place = 0
+        while place < len(frames) and self._window is None and not self._ending:
+            start, size = place, 0
+            while place < len(frames) and size < WRITE_BYTES:
+                size += len(frames[place])
+                place += 1
+            self._write(b"".join(frames[start:place]))
+        if self._window is not None:
+            for frame in frames[place:]:
+                self._window.push(frame, counts=False)
+
+    def deliver(self, topic: Topic, publications: Sequence[Publication]) -> None:
+        """Delivers one by one, for the hub; see `Receiver.deliver`."""
+        for publication in publications:
+            self.deliver_bytes(self.form.encode(publication))
+
+    def deliver_bytes(self, frame: bytes) -> None:
+        """Delivers a frame: now, or when the client has taken what came before."""
+        if self._ending:
+            return
+        if self._window is None:
+            self._write(frame)
+        else:
+            self._window.push(frame)
+            self._check_window()
+
+    def uncork(self) -> None:
+        """Writes the answers that were gathered, if they are this client's."""
+        edge = self.edge
+        if edge.corked is not self:
+            return
+        edge.corked = None
+        if edge.cork:
+            data = edge.cork[0] if len(edge.cork) == 1 else b"".join(edge.cork)
+            edge.cork.clear()
+            if self._window is None:
+                self._write(data)
+            else:
+                self._window.push(data)
+                self.transport.pause_reading()
+                self._check_window()
+
+    def _write(self, data: bytes) -> None:
+        written = write(self.key, data)
+        if written != len(data):
+            self.cut_short(data, written)
+
+    # Falling behind
+
+    def cut_short(self, payload: bytes, written: int) -> None:
+        """Of `payload` the kernel took `written` bytes, or `FAILED`; see `outlet.Connection`."""
+        if written == FAILED:
+            self.abort()
+            return
+        self._fall_behind()
+        self.transport.write(memoryview(payload)[written:])
+        if not self._blocked:
+            self._catch_up()
+
+    def _fall_behind(self) -> None:
+        if self._window is None:
+            self._window = Window(self.edge.wheel.now)
+            self.edge.hub.set_bulk(self, False)
+            self.edge.wheel.move(self, _LOOK)
+
+    def _catch_up(self) -> None:
+        """Sends what waits, as far as the kernel takes it."""
+        window = self._window
+        while window is not None and len(window):
+            frames = window.take(WRITE_BYTES)
+            data = frames[0] if len(frames) == 1 else b"".join(frames)
+            written = write(self.key, data)
+            if written == FAILED:
+                self.abort()
+                return
+            if written != len(data):
+                self.transport.write(memoryview(data)[written:])
+                if self._blocked:
+                    return
+        self._window = None
+        if not self._ending:
+            self.edge.hub.set_bulk(self, self.may_bulk())
+        elif self.half_closes:
+            self.transport.write_eof()
+        self.transport.resume_reading()
+
+    def may_bulk(self) -> bool:
+        """Whether this client may be written to together with others while it keeps up."""
+        return True
+
+    def _check_window(self) -> None:
+        window = self._window
+        if window is not None and window.bytes > self.edge.config.window.bytes:
+            self._too_slow()
+
+    def _too_slow(self) -> None:
+        if not self._ending and self._window is not None:
+            self._window.clear()
+            self.finish(codes.SLOW_CONSUMER)
+
+    # Callbacks of the transport
+
+    def pause_writing(self) -> None:
+        self._blocked = True
+
+    def resume_writing(self) -> None:
+        self._blocked = False
+        if self._window is not None:
+            self._catch_up()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
+        self.edge.wheel.remove(self)
+        self._window = None
+        counters = self.edge.counters
+        counters.connections[self.kind] -= 1
+        counters.closes[self.code or 1006] += 1
+        if self.edge.when_empty is not None and not sum(counters.connections.values()):
+            self.edge.when_empty()
+
+    # Ending
+
+    def hush(self, quiet: bool) -> None:
+        if quiet:
+            self.transport.pause_reading()
+        elif self._window is None:
+            self.transport.resume_reading()
+
+    def finish(self, close: Close) -> None:
+        """Says goodbye and closes. What waits in the window goes out before it."""
+        if self._ending:
+            return
+        self.code = close.code
+        goodbye = protocol.Goodbye(
+            code=close.code,
+            reason=close.reason,
+            retry_ms=protocol.UNSET if (retry := retry_ms(close)) is None else retry,
+        )
+        self.end(self.encode_answer(goodbye) + self.encode_end(close))
+
+    def end(self, last: bytes) -> None:
+        """Writes the last bytes, and gives the peer time to take them and close."""
+        if self._ending:
+            return
+        self.send(last)
+        self.uncork()
+        self._leave()
+        self._ending = True
+        if self._window is None and self.half_closes:
+            self.transport.write_eof()
+        self.transport.resume_reading()
+        self.edge.wheel.move(self, self.edge.close_ticks)
+
+    def abort(self) -> None:
+        """Ends the connection at once and throws away what the kernel still holds for it."""
+        self._leave()
+        self._ending = True
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None and not self.transport.is_closing():
+            with suppress(OSError):  # it may be gone already
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.transport.abort()
+
+    def _leave(self) -> None:
+        """Leaves the hub: from now on the descriptor may become another connection's."""
+        if self.edge.corked is self:
+            self.edge.corked = None
+            self.edge.cork.clear()
+        self.session.end()
+
+    # Time
+
+    def due(self, now: int) -> int:
+        """What the wheel asks for; see `wheel.Entry.due`."""
+        edge = self.edge
+        if self._ending:
+            self.abort()
+            return 0
+        if self._window is not None:
+            moved = self.transport.get_write_buffer_size() + (len(self._window) << 32)
+            if self._window.stuck(now, moved, edge.window_ticks):
+                self._too_slow()
+                return 0
+            return _LOOK
+        if self.session.expired:
+            self.finish(codes.TOKEN_EXPIRED)
+            return 0
+        after = self.keep_alive(now)
+        identity = self.session.identity
+        if after and identity is not None and identity.expires is not None:
+            after = min(after, ticks(max(0.0, identity.expires - edge.now())))
+        return after

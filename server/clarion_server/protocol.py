@@ -1,0 +1,259 @@
+"""The wire `clarion.v1`: a closed set of commands from clients and answers to them.
+
+Both directions are one JSON object per text frame; clients/PROTOCOL.md is this file for client
+authors. Unknown fields are ignored. `id` is chosen by the client and echoed in the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from clarion_fanout.publication import Position, Publication
+
+SUBPROTOCOL = "clarion.v1"
+
+Id: TypeAlias = Annotated[int, Meta(ge=-(2**53), le=2**53)] | Annotated[str, Meta(max_length=128)]
+"""What a client may call a command: whatever JavaScript can hold exactly, or a short string."""
+
+Epoch: TypeAlias = Annotated[str, Meta(max_length=64)]
+Offset: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=1_000_000)]
+
+
+class Since(Struct, frozen=True):
+    """A position, as a client writes it."""
+
+    epoch: Epoch
+    offset: Offset
+
+    @property
+    def position(self) -> Position:
+        return Position(self.epoch, self.offset)
+
+
+class Wish(Struct, frozen=True):
+    """One topic of a `subscribe`, and where in its stream to begin."""
+
+    topic: str
+    since: Since | None = None
+    last: Count = 0
+
+
+# Commands
+
+
+class Command(Struct, frozen=True, tag_field="op"):
+    id: Id | UnsetType = UNSET
+
+
+class Connect(Command, frozen=True, tag="connect", kw_only=True):
+    token: str
+    name: Annotated[str, Meta(max_length=128)] = ""
+
+
+class Subscribe(Command, frozen=True, tag="subscribe", kw_only=True):
+    topic: str | None = None
+    since: Since | None = None
+    last: Count = 0
+    topics: tuple[Wish, ...] | None = None
+
+
+class Unsubscribe(Command, frozen=True, tag="unsubscribe", kw_only=True):
+    topic: str
+
+
+class Publish(Command, frozen=True, tag="publish", kw_only=True):
+    topic: str
+    data: Raw
+
+
+class History(Command, frozen=True, tag="history", kw_only=True):
+    topic: str
+    limit: Annotated[int, Meta(ge=1)] = 100
+    since: Since | None = None
+    reverse: bool = False
+
+
+class Presence(Command, frozen=True, tag="presence", kw_only=True):
+    topic: str
+
+
+class Refresh(Command, frozen=True, tag="refresh", kw_only=True):
+    token: str
+
+
+class Ping(Command, frozen=True, tag="ping", kw_only=True):
+    pass
+
+
+AnyCommand: TypeAlias = (
+    Connect | Subscribe | Unsubscribe | Publish | History | Presence | Refresh | Ping
+)
+
+
+# Answers
+
+
+class Answer(Struct, frozen=True, tag_field="op", omit_defaults=True, kw_only=True):
+    id: Id | UnsetType = UNSET
+
+
+class Welcome(Answer, frozen=True, tag="welcome", kw_only=True):
+    client: str
+    user: str | UnsetType = UNSET
+    ping_ms: int
+    expires_ms: int | UnsetType = UNSET
+
+
+class Subscribed(Answer, frozen=True, tag="subscribed", kw_only=True):
+    topic: str
+    epoch: str | UnsetType = UNSET
+    offset: int | UnsetType = UNSET
+    recovered: bool | UnsetType = UNSET
+
+
+class Lost(Answer, frozen=True, tag="lost", kw_only=True):
+    topic: str
+    epoch: str
+    offset: int
+    reason: str
+
+
+class Unsubscribed(Answer, frozen=True, tag="unsubscribed", kw_only=True):
+    topic: str
+    reason: str | UnsetType = UNSET
+
+
+class Published(Answer, frozen=True, tag="published", kw_only=True):
+    topic: str
+    epoch: str | UnsetType = UNSET
+    offset: int | UnsetType = UNSET
+
+
+class Entry(Struct, frozen=True):
+    """One publication in a `history` answer."""
+
+    offset: int
+    ts: int
+    data: Raw
+
+
+class HistoryPage(Answer, frozen=True, tag="history", kw_only=True):
+    topic: str
+    epoch: str
+    offset: int
+    messages: list[Entry]
+
+
+class Refreshed(Answer, frozen=True, tag="refreshed", kw_only=True):
+    expires_ms: int
+
+
+class Pong(Answer, frozen=True, tag="pong", kw_only=True):
+    pass
+
+
+class Failure(Answer, frozen=True, tag="error", kw_only=True):
+    code: str
+    topic: str | UnsetType = UNSET
+    message: str
+    retry_ms: int | UnsetType = UNSET
+
+
+class Goodbye(Answer, frozen=True, tag="goodbye", kw_only=True):
+    code: int
+    reason: str
+    retry_ms: int | UnsetType = UNSET
+
+
+AnyAnswer: TypeAlias = (
+    Welcome
+    | Subscribed
+    | Lost
+    | Unsubscribed
+    | Published
+    | HistoryPage
+    | Refreshed
+    | Pong
+    | Failure
+    | Goodbye
+)
+
+encode = msgspec.json.Encoder().encode
+"""An answer as JSON."""
+
+_decode: Callable[[bytes], AnyCommand] = msgspec.json.Decoder(AnyCommand).decode
+
+
+class _Head(Struct):
+    op: object = None
+    id: object = None
+
+
+_decode_head = msgspec.json.Decoder(_Head).decode
+
+
+class BadCommand(Exception):
+    """A text message that is not a command. `id` is the client's if one could be read."""
+
+    def __init__(self, message: str, id: Id | UnsetType, *, unknown_op: bool = False) -> None:
+        super().__init__(message)
+        self.id = id
+        self.unknown_op = unknown_op
+
+
+def decode(text: bytes) -> AnyCommand:
+    """Reads a command from a text message (valid UTF-8). Raises `BadCommand`."""
+    try:
+        return _decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise _explained(text, error) from None
+
+
+def _explained(text: bytes, error: Exception) -> BadCommand:
+    try:
+        head = _decode_head(text)
+    except msgspec.ValidationError:
+        return BadCommand("a message is a JSON object", UNSET)
+    except (msgspec.DecodeError, RecursionError) as broken:
+        reason = "nested too deeply" if isinstance(broken, RecursionError) else str(broken)
+        return BadCommand(f"not a JSON object: {reason}", UNSET)
+    id: Id | UnsetType = UNSET
+    if isinstance(head.id, str):
+        id = head.id if len(head.id) <= 128 else UNSET
+    elif isinstance(head.id, int) and not isinstance(head.id, bool):
+        id = head.id if abs(head.id) <= 2**53 else UNSET
+    if head.op is None:
+        return BadCommand("the field `op` is missing", id)
+    if not isinstance(head.op, str):
+        return BadCommand("`op` must be a string", id)
+    if head.op not in OPS:
+        return BadCommand(f"unknown op; known are {', '.join(sorted(OPS))}", id, unknown_op=True)
+    return BadCommand(f"{head.op}: {error}", id)
+
+
+OPS = frozenset(
+    str(kind.__struct_config__.tag)
+    for kind in (Connect, Subscribe, Unsubscribe, Publish, History, Presence, Refresh, Ping)
+)
+"""Every op that a client may send."""
+
+
+def message(publication: Publication) -> bytes:
+    """A publication as the `message` object. A topic's characters need no escaping in JSON."""
+    if publication.offset:
+        return b'{"op":"message","topic":"%b","offset":%d,"ts":%d,"data":%b}' % (
+            publication.topic.encode(),
+            publication.offset,
+            publication.ts,
+            publication.data,
+        )
+    return b'{"op":"message","topic":"%b","ts":%d,"data":%b}' % (
+        publication.topic.encode(),
+        publication.ts,
+        publication.data,
+    )

@@ -1,0 +1,521 @@
+"""A client's conversation: who it is, what it may do, what it asked for.
+
+The session is a machine without I/O. Commands go in as text, answers go out through its client
+(a WebSocket or an event stream); time is asked from the edge. Its states:
+
+    waiting   no identity yet: only `connect` and `ping` are understood; the edge ends it when
+              `limits.connect_s` have passed
+    open      `welcome` was sent; every command is understood
+    over      `end` was called; whatever comes back late from the broker is dropped
+
+Most commands are answered before `command` returns. Those that must ask a shard, or wait for a
+key, become tasks; at most `limits.in_flight` of them run for one client, and what it sends beyond
+that waits in a backlog while its socket is not read. Answers to different commands may therefore
+change places; the client matches them by `id`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from msgspec import UNSET, Raw, UnsetType
+
+from clarion_fanout import payload
+from clarion_fanout.broker import BrokerUnavailable, Page, Want
+from clarion_fanout.hub import Hold, Receiver
+from clarion_fanout.publication import Draft, PayloadError, Position, Publication
+from clarion_fanout.topics import is_topic, why_not_a_topic
+from clarion_server import codes, protocol
+from clarion_server.auth import ANONYMOUS, Identity, KeyUnknown, TokenRefused
+from clarion_server.codes import Close, Code
+from clarion_server.protocol import Id
+
+if TYPE_CHECKING:
+    from clarion_server.edge import Edge
+
+MAX_HISTORY_PAGE = 1000
+"""Publications in one `history` answer; a client reads on from the last one's position."""
+
+MAX_HISTORY_BYTES = 1024 * 1024
+"""Data in one `history` answer, so that the answer stays a message that clients accept."""
+
+
+class Client(Receiver, Protocol):
+    """What a session speaks through."""
+
+    def answer(self, answer: protocol.AnyAnswer) -> None:
+        """Sends an answer."""
+        ...
+
+    def replay(self, publications: Sequence[Publication]) -> None:
+        """Sends publications of the past, which the client asked for."""
+        ...
+
+    def finish(self, close: Close) -> None:
+        """Says goodbye and closes; calls `Session.end`."""
+        ...
+
+    def hush(self, quiet: bool) -> None:
+        """Stops or goes on reading from the client."""
+        ...
+
+
+class Session:
+    """See the module's text."""
+
+    __slots__ = (
+        "_backlog",
+        "_client",
+        "_edge",
+        "_errors",
+        "_in_flight",
+        "_joining",
+        "id",
+        "identity",
+        "over",
+    )
+
+    def __init__(self, edge: Edge, client: Client) -> None:
+        self._edge = edge
+        self._client = client
+        self._errors = 0
+        self._in_flight = 0
+        self._backlog: deque[bytes] | None = None
+        self._joining: dict[str, Hold] | None = None
+        self.id = "c-" + secrets.token_urlsafe(9)
+        """Names this connection, unguessably."""
+        self.identity: Identity | None = None
+        self.over = False
+
+    # Identity
+
+    def identify(self, token: str | None, id: Id | UnsetType = UNSET) -> None:
+        """Lets the client in as whoever `token` says, or as nobody if that is allowed."""
+        if token is None:
+            if self._edge.config.auth.anonymous:
+                self._welcome(ANONYMOUS, id)
+            return
+        try:
+            self._welcome(self._edge.authenticator.verify(token, self._edge.now()), id)
+        except KeyUnknown:
+            # Its key may be newer than our copy of the key set.
+            self._start(self._identify_later(token, id), "fetch keys")
+        except TokenRefused as refused:
+            self._refuse(refused)
+
+    async def _identify_later(self, token: str, id: Id | UnsetType) -> None:
+        await self._edge.keys.refetch()
+        if self.over or self.identity is not None:
+            return
+        try:
+            self._welcome(self._edge.authenticator.verify(token, self._edge.now()), id)
+        except TokenRefused as refused:
+            self._refuse(refused)
+
+    def _welcome(self, identity: Identity, id: Id | UnsetType) -> None:
+        self.identity = identity
+        self._client.answer(
+            protocol.Welcome(
+                id=id,
+                client=self.id,
+                user=UNSET if identity.user is None else identity.user,
+                ping_ms=int(self._edge.config.keepalive.ping_s * 1000),
+                expires_ms=self._expires_ms(identity),
+            )
+        )
+
+    def _expires_ms(self, identity: Identity) -> int | UnsetType:
+        if identity.expires is None:
+            return UNSET
+        return max(0, int((identity.expires - self._edge.now()) * 1000))
+
+    def _refuse(self, refused: TokenRefused) -> None:
+        code = codes.TOKEN_EXPIRED.code if refused.expired else codes.UNAUTHORIZED.code
+        self._client.finish(Close(code, str(refused)))
+
+    @property
+    def expired(self) -> bool:
+        """Whether the token's time is over."""
+        identity = self.identity
+        if identity is None or identity.expires is None:
+            return False
+        return self._edge.now() >= identity.expires
+
+    # Commands
+
+    def command(self, text: bytes) -> None:
+        """Handles one text message of the client: valid UTF-8, no longer than allowed."""
+        if self._backlog is not None:
+            self._backlog.append(text)
+            return
+        if self._in_flight >= self._edge.config.limits.in_flight:
+            self._backlog = deque((text,))
+            self._client.hush(True)
+            return
+        self._handle(text)
+
+    def _handle(self, text: bytes) -> None:
+        try:
+            command = protocol.decode(text)
+        except protocol.BadCommand as bad:
+            self._fail(bad.id, Code.UNKNOWN_OP if bad.unknown_op else Code.BAD_REQUEST, str(bad))
+            return
+        self._edge.counters.commands[command.__struct_config__.tag] += 1
+        if isinstance(command, protocol.Ping):
+            self._client.answer(protocol.Pong(id=command.id))
+        elif isinstance(command, protocol.Connect):
+            if self.identity is None:
+                self.identify(command.token, command.id)
+            else:
+                self._fail(command.id, Code.BAD_REQUEST, "already connected; `refresh` renews")
+        elif self.identity is None:
+            self._fail(command.id, Code.UNAUTHORIZED, "send `connect` with a token first")
+        elif isinstance(command, protocol.Subscribe):
+            self._subscribe_command(command)
+        elif isinstance(command, protocol.Unsubscribe):
+            self._unsubscribe_command(command)
+        elif isinstance(command, protocol.Publish):
+            self._publish_command(command, self.identity)
+        elif isinstance(command, protocol.History):
+            self._history_command(command)
+        elif isinstance(command, protocol.Presence):
+            if self._may_subscribe(command.topic, command.id):
+                reason = "presence is not enabled for this topic"
+                self._fail(command.id, Code.NO_PRESENCE, reason, command.topic)
+        else:
+            self._refresh_command(command, self.identity)
+
+    def _fail(
+        self,
+        id: Id | UnsetType,
+        code: Code,
+        message: str,
+        topic: str | UnsetType = UNSET,
+        retry_ms: int | UnsetType = UNSET,
+    ) -> None:
+        self._edge.counters.errors[code] += 1
+        self._errors += 1
+        self._client.answer(
+            protocol.Failure(id=id, code=code, topic=topic, message=message, retry_ms=retry_ms)
+        )
+        # A broker that does not answer is not the client's fault.
+        if code is Code.UNAVAILABLE:
+            self._errors -= 1
+        elif self._errors >= self._edge.config.limits.errors:
+            self._client.finish(Close(codes.BAD_REQUEST.code, "too many errors"))
+
+    def _start(self, work: Coroutine[object, object, None], name: str) -> None:
+        self._in_flight += 1
+        self._edge.tasks.start(self._finish_one(work), name)
+
+    async def _finish_one(self, work: Coroutine[object, object, None]) -> None:
+        try:
+            await work
+        finally:
+            self._in_flight -= 1
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Handles what waited for a place among the commands in flight."""
+        limit = self._edge.config.limits.in_flight
+        while self._backlog and self._in_flight < limit and not self.over:
+            self._handle(self._backlog.popleft())
+        if self._backlog is not None and not self._backlog:
+            self._backlog = None
+            self._client.hush(False)
+
+    # Subscribing
+
+    def _subscribe_command(self, command: protocol.Subscribe) -> None:
+        if (command.topic is None) == (command.topics is None):
+            self._fail(command.id, Code.BAD_REQUEST, "subscribe: give `topic` or `topics`")
+        elif command.topics is not None:
+            for wish in command.topics:
+                if self.over:
+                    return
+                self.subscribe(wish.topic, wish.since, wish.last, command.id)
+        elif command.topic is not None:
+            self.subscribe(command.topic, command.since, command.last, command.id)
+
+    def subscribe(
+        self,
+        topic: str,
+        since: protocol.Since | None = None,
+        last: int = 0,
+        id: Id | UnsetType = UNSET,
+    ) -> None:
+        """Subscribes the client to `topic`, from a position, or the newest `last` first."""
+        if self._may_subscribe(topic, id):
+            self.join(topic, since, last, id)
+
+    def has(self, topic: str) -> bool:
+        """Whether the client is subscribed to `topic`, or about to be."""
+        if self._joining is not None and topic in self._joining:
+            return True
+        return self._edge.hub.find(self._client, topic) is not None
+
+    def join(
+        self,
+        topic: str,
+        since: protocol.Since | None = None,
+        last: int = 0,
+        id: Id | UnsetType = UNSET,
+    ) -> None:
+        """`subscribe` without the question whether the client may: the backend says so."""
+        edge = self._edge
+        if since is not None and last:
+            self._fail(id, Code.BAD_REQUEST, "give `since` or `last`, not both", topic)
+            return
+        if self.has(topic):
+            self._fail(id, Code.ALREADY_SUBSCRIBED, "already subscribed", topic)
+            return
+        joining = 0 if self._joining is None else len(self._joining)
+        if len(self._client.topics) + joining >= edge.config.limits.subscriptions:
+            limit = edge.config.limits.subscriptions
+            self._fail(id, Code.TOO_MANY, f"a connection has at most {limit} topics", topic)
+            return
+        if since is not None:
+            want = Want(since=since.position)
+        elif last:
+            want = Want(last=last)
+        else:
+            want = Want(limit=0)
+        # Publications that are pending belong to those who are subscribed already; the page
+        # contains them.
+        edge.hub.settle(topic)
+        if edge.broker.attach(topic) and (page := edge.broker.peek(topic, want)) is not None:
+            self._subscribed(topic, want, page, id)
+            edge.hub.add(self._client, topic)
+        else:
+            hold = edge.hub.hold(topic)
+            if self._joining is None:
+                self._joining = {}
+            self._joining[topic] = hold
+            self._start(self._join_later(topic, want, hold, id), "subscribe")
+
+    async def _join_later(self, topic: str, want: Want, hold: Hold, id: Id | UnsetType) -> None:
+        broker = self._edge.broker
+        try:
+            await broker.attached(topic)
+            page = await broker.read(topic, want)
+        except BrokerUnavailable as error:
+            if self._stop_joining(topic, hold):
+                self._fail(id, Code.UNAVAILABLE, str(error), topic, error.retry_ms)
+            return
+        finally:
+            if self.over:
+                self._edge.hub.release(hold)
+        if not self._joining or self._joining.get(topic) is not hold:
+            return  # unsubscribed, or gone, meanwhile
+        broken = hold.broken
+        del self._joining[topic]
+        epoch, offset = page.position or ("", 0)
+        self._subscribed(topic, want, page, id)
+        newer = self._edge.hub.admit(hold, self._client, epoch, offset)
+        if broken:
+            position = newer[-1] if newer else None
+            self._client.answer(
+                protocol.Lost(
+                    topic=topic,
+                    epoch=position.epoch if position else epoch,
+                    offset=position.offset if position else offset,
+                    reason="too much was published while the history was read",
+                )
+            )
+        elif newer:
+            self._client.replay(newer)
+
+    def _stop_joining(self, topic: str, hold: Hold) -> bool:
+        """Gives up a subscription that is not complete yet; False if that happened already."""
+        if self._joining is None or self._joining.get(topic) is not hold:
+            return False
+        del self._joining[topic]
+        self._edge.hub.release(hold)
+        return True
+
+    def _subscribed(self, topic: str, want: Want, page: Page, id: Id | UnsetType) -> None:
+        """Answers, and sends what was missed."""
+        counters = self._edge.counters
+        recovered: bool | UnsetType = UNSET
+        if want.since is not None:
+            recovered = page.position is not None and page.complete
+            counters.resumes["recovered" if recovered else "lost"] += 1
+        self._client.answer(
+            protocol.Subscribed(
+                id=id,
+                topic=topic,
+                epoch=page.position.epoch if page.position else UNSET,
+                offset=page.position.offset if page.position else UNSET,
+                recovered=recovered,
+            )
+        )
+        if page.publications and recovered is not False:
+            counters.replayed += len(page.publications)
+            self._client.replay(page.publications)
+
+    def _may_subscribe(self, topic: str, id: Id | UnsetType) -> bool:
+        if not is_topic(topic):
+            self._fail(id, Code.BAD_TOPIC, why_not_a_topic(topic))
+            return False
+        if self.identity is None or not self._edge.permissions.may_subscribe(self.identity, topic):
+            self._fail(id, Code.FORBIDDEN, "this client may not subscribe to the topic", topic)
+            return False
+        return True
+
+    def _unsubscribe_command(self, command: protocol.Unsubscribe) -> None:
+        if not self.leave(command.topic, command.id):
+            reason = "not subscribed"
+            if not is_topic(command.topic):
+                self._fail(command.id, Code.BAD_TOPIC, why_not_a_topic(command.topic))
+            else:
+                self._fail(command.id, Code.NOT_SUBSCRIBED, reason, command.topic)
+
+    def leave(
+        self, topic: str, id: Id | UnsetType = UNSET, reason: str | UnsetType = UNSET
+    ) -> bool:
+        """Ends a subscription and says so; False if there is none."""
+        hold = None if self._joining is None else self._joining.get(topic)
+        if hold is not None:
+            self._stop_joining(topic, hold)
+        else:
+            entry = self._edge.hub.find(self._client, topic)
+            if entry is None:
+                return False
+            self._edge.hub.remove(self._client, entry)
+        self._client.answer(protocol.Unsubscribed(id=id, topic=topic, reason=reason))
+        return True
+
+    # Publishing
+
+    def _publish_command(self, command: protocol.Publish, identity: Identity) -> None:
+        topic, id = command.topic, command.id
+        if not is_topic(topic):
+            self._fail(id, Code.BAD_TOPIC, why_not_a_topic(topic))
+            return
+        if not self._edge.permissions.may_publish(identity, topic):
+            self._fail(id, Code.FORBIDDEN, "this client may not publish to the topic", topic)
+            return
+        try:
+            data = payload.check(bytes(command.data), self._edge.config.limits.data_bytes)
+        except PayloadError as error:
+            self._fail(id, Code.BAD_DATA, str(error), topic)
+            return
+        self._start(self._publish(Draft(topic, data), id), "publish")
+
+    async def _publish(self, draft: Draft, id: Id | UnsetType) -> None:
+        (receipt,) = await self._edge.broker.publish((draft,))
+        if isinstance(receipt, BrokerUnavailable):
+            if not self.over:
+                self._fail(id, Code.UNAVAILABLE, str(receipt), draft.topic, receipt.retry_ms)
+            return
+        self._edge.counters.publications["client"] += 1
+        if not self.over:
+            position = receipt.position
+            self._client.answer(
+                protocol.Published(
+                    id=id,
+                    topic=draft.topic,
+                    epoch=position.epoch if position else UNSET,
+                    offset=position.offset if position else UNSET,
+                )
+            )
+
+    # History
+
+    def _history_command(self, command: protocol.History) -> None:
+        topic, id = command.topic, command.id
+        if not self._may_subscribe(topic, id):
+            return
+        if not self._edge.config.namespace(topic).history_size:
+            self._fail(id, Code.NO_HISTORY, "the topic's namespace keeps no history", topic)
+            return
+        since: Position | None = command.since.position if command.since else None
+        want = Want(
+            since=since, limit=min(command.limit, MAX_HISTORY_PAGE), reverse=command.reverse
+        )
+        page = self._edge.broker.peek(topic, want)
+        if page is None:
+            self._start(self._history_later(topic, want, id), "history")
+        else:
+            self._history(topic, page, id)
+
+    async def _history_later(self, topic: str, want: Want, id: Id | UnsetType) -> None:
+        try:
+            page = await self._edge.broker.read(topic, want)
+        except BrokerUnavailable as error:
+            if not self.over:
+                self._fail(id, Code.UNAVAILABLE, str(error), topic, error.retry_ms)
+            return
+        if not self.over:
+            self._history(topic, page, id)
+
+    def _history(self, topic: str, page: Page, id: Id | UnsetType) -> None:
+        assert page.position is not None
+        messages: list[protocol.Entry] = []
+        size = 0
+        for publication in page.publications:
+            size += len(publication.data)
+            if messages and size > MAX_HISTORY_BYTES:
+                break
+            messages.append(
+                protocol.Entry(publication.offset, publication.ts, Raw(publication.data))
+            )
+        self._client.answer(
+            protocol.HistoryPage(
+                id=id,
+                topic=topic,
+                epoch=page.position.epoch,
+                offset=page.position.offset,
+                messages=messages,
+            )
+        )
+
+    # The rest
+
+    def _refresh_command(self, command: protocol.Refresh, identity: Identity) -> None:
+        try:
+            fresh = self._edge.authenticator.verify(command.token, self._edge.now())
+        except KeyUnknown:
+            self._start(self._refresh_later(command, identity), "fetch keys")
+            return
+        except TokenRefused as refused:
+            self._fail(command.id, Code.UNAUTHORIZED, str(refused))
+            return
+        self._refresh(command, identity, fresh)
+
+    async def _refresh_later(self, command: protocol.Refresh, identity: Identity) -> None:
+        await self._edge.keys.refetch()
+        if self.over:
+            return
+        try:
+            fresh = self._edge.authenticator.verify(command.token, self._edge.now())
+        except TokenRefused as refused:
+            self._fail(command.id, Code.UNAUTHORIZED, str(refused))
+            return
+        self._refresh(command, identity, fresh)
+
+    def _refresh(self, command: protocol.Refresh, identity: Identity, fresh: Identity) -> None:
+        if fresh.user != identity.user:
+            self._fail(command.id, Code.FORBIDDEN, "the token is another user's")
+            return
+        self.identity = fresh
+        for topic in list(self._client.topics):
+            if not self._edge.permissions.may_subscribe(fresh, topic.name):
+                self.leave(topic.name, reason="the new token does not allow it")
+        expires_ms = self._expires_ms(fresh)
+        assert not isinstance(expires_ms, UnsetType), "every token expires"
+        self._client.answer(protocol.Refreshed(id=command.id, expires_ms=expires_ms))
+
+    def end(self) -> None:
+        """Nothing is sent any more, and nothing is subscribed. A second call does nothing."""
+        if self.over:
+            return
+        self.over = True
+        self._backlog = None
+        for hold in (self._joining or {}).values():
+            self._edge.hub.release(hold)
+        self._joining = None
+        self._edge.hub.leave(self._client)

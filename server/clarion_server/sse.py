@@ -1,0 +1,160 @@
+"""A client of Server-Sent Events (HTML standard, section 9.2): a GET that never ends.
+
+The topics stand in the URL. Events are the same `message` objects as on a WebSocket; what else
+the server says comes as events named after their op (`subscribed`, `lost`, `goodbye`, `error`).
+
+Resuming: every event has an id that holds the position of each topic of the stream, and the
+browser sends the last one back. With one topic that is the publication's own position, so all
+such streams share their bytes. With several, the id depends on the stream, and each gets bytes
+of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from urllib.parse import parse_qsl
+
+from clarion_fanout.hub import Form, Topic
+from clarion_fanout.publication import Publication
+from clarion_fanout.topics import is_topic, why_not_a_topic
+from clarion_server import protocol
+from clarion_server.auth import Identity
+from clarion_server.codes import Close, Code
+from clarion_server.edge import RETRY_MS, Edge
+from clarion_server.forms import EVENT, position_id
+from clarion_server.handshake import Refusal, Request
+from clarion_server.peer import Peer
+from clarion_server.protocol import Since
+
+_HEARTBEAT = b":\n\n"
+
+_MAX_FIELDS = 200
+"""Fields in a query string; more topics than any configuration allows."""
+
+
+def topics_of(request: Request, edge: Edge) -> tuple[dict[str, Since | None], int] | Refusal:
+    """The topics that a request asks for, each with where to resume, and `last`."""
+    try:
+        fields = parse_qsl(request.query, keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+    except ValueError:
+        return Refusal(400, Code.BAD_REQUEST, "too many fields in the query")
+    names = [value for name, value in fields if name == "topic"]
+    if not names:
+        return Refusal(400, Code.BAD_REQUEST, "name the topics: /sse?topic=a&topic=b")
+    limit = edge.config.limits.sse_topics
+    if len(names) > limit:
+        return Refusal(400, Code.TOO_MANY, f"a stream has at most {limit} topics")
+    for name in names:
+        if not is_topic(name):
+            return Refusal(400, Code.BAD_TOPIC, why_not_a_topic(name))
+    last = next((value for name, value in fields if name == "last"), "0")
+    if not (last.isascii() and last.isdigit() and len(last) <= 6):
+        return Refusal(400, Code.BAD_REQUEST, "`last` is a number of publications")
+    positions = _positions(request.headers.get("last-event-id", ""))
+    return {name: positions.get(name) for name in names}, int(last)
+
+
+def _positions(event_id: str) -> dict[str, Since]:
+    """Reads the id of an event. What is not one of ours means: no position."""
+    positions: dict[str, Since] = {}
+    for part in event_id.split(";"):
+        match part.split("|"):
+            case [topic, epoch, offset] if offset.isascii() and offset.isdigit():
+                if len(offset) <= 15 and len(epoch) <= 64:
+                    positions[topic] = Since(epoch, int(offset))
+            case _:
+                pass
+    return positions
+
+
+def event(name: str, data: bytes, id: str = "") -> bytes:
+    """One event with a name; `data` is a single line."""
+    head = f"event: {name}\n" if not id else f"event: {name}\nid: {id}\n"
+    return head.encode() + b"data: " + data + b"\n\n"
+
+
+class EventStream(Peer):
+    """One client that reads an event stream."""
+
+    __slots__ = ("_positions",)
+
+    kind = "sse"
+    half_closes = True
+    form: Form = EVENT
+
+    def __init__(
+        self, edge: Edge, transport: asyncio.Transport, key: int, identity: Identity
+    ) -> None:
+        super().__init__(edge, transport, key)
+        self.session.identity = identity
+        # The position of each topic with history, where the stream has more than one topic.
+        self._positions: dict[str, str] | None = None
+
+    def begin(self, head: bytes, topics: dict[str, Since | None], last: int) -> None:
+        """Answers the request and subscribes to its topics."""
+        edge = self.edge
+        edge.wheel.add(self, edge.ping_ticks)
+        if len(topics) > 1:
+            self._positions = {}
+            self.bulk = False
+        edge.corked = self
+        edge.cork.append(head + f"retry: {RETRY_MS[1]}\n\n".encode())
+        for topic, since in topics.items():
+            self.session.subscribe(topic, since, 0 if since else last)
+        self.uncork()
+
+    def may_bulk(self) -> bool:
+        return self._positions is None
+
+    def encode_answer(self, answer: protocol.AnyAnswer) -> bytes:
+        id = ""
+        if isinstance(answer, protocol.Subscribed | protocol.Lost):
+            id = self._note(answer.topic, answer.epoch, answer.offset)
+        name = str(answer.__struct_config__.tag)
+        encoded = event(name, protocol.encode(answer), id)
+        if isinstance(answer, protocol.Goodbye) and isinstance(answer.retry_ms, int):
+            encoded = f"retry: {answer.retry_ms}\n".encode() + encoded
+        return encoded
+
+    def _note(self, topic: str, epoch: object, offset: object) -> str:
+        """Notes a topic's position; returns the event id that holds all of them."""
+        if isinstance(epoch, str) and epoch:
+            position = f"{topic}|{epoch}|{offset}"
+            if self._positions is None:
+                return position
+            self._positions[topic] = position
+        return ";".join((self._positions or {}).values())
+
+    def encode_end(self, close: Close) -> bytes:
+        return b""
+
+    def deliver(self, topic: Topic, publications: Sequence[Publication]) -> None:
+        if self._positions is None:
+            super().deliver(topic, publications)
+            return
+        for publication in publications:
+            self.deliver_bytes(self._own(publication))
+
+    def replay(self, publications: Sequence[Publication]) -> None:
+        if self._positions is None:
+            super().replay(publications)
+        else:
+            self.replay_frames([self._own(publication) for publication in publications])
+
+    def _own(self, publication: Publication) -> bytes:
+        """A publication as an event of this stream."""
+        if publication.offset:
+            assert self._positions is not None
+            self._positions[publication.topic] = position_id(publication)
+            id = ";".join(self._positions.values())
+            return f"id: {id}\n".encode() + b"data: " + protocol.message(publication) + b"\n\n"
+        return b"data: " + protocol.message(publication) + b"\n\n"
+
+    def data_received(self, data: bytes) -> None:
+        """A client of an event stream has nothing more to say; what it says is not kept."""
+        self.edge.counters.bytes_in += len(data)
+
+    def keep_alive(self, now: int) -> int:
+        self.send(_HEARTBEAT)
+        return self.edge.ping_ticks

@@ -1,0 +1,183 @@
+"""A WebSocket client: frames in, commands to its session; keep-alive; the closing handshake.
+
+Reading: `frames.receive` makes messages of what arrives. All answers to what one read brought go
+out in one write.
+
+Keep-alive: a client that sent nothing for `keepalive.ping_s` gets a ping; whatever it sends next
+proves that it is there. Silence for `keepalive.pong_s` more ends it.
+
+Closing (RFC 6455, section 7): whoever sends a close frame first, the TCP connection is closed by
+the server last: it goes on reading, so that no reset overtakes the close frame on its way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+
+from clarion_fanout.hub import Form
+from clarion_server import codes, protocol
+from clarion_server.codes import Close
+from clarion_server.edge import Edge
+from clarion_server.forms import WEBSOCKET
+from clarion_server.frames import (
+    BINARY,
+    CLOSE,
+    PING,
+    PING_FRAME,
+    PONG,
+    TEXT,
+    Event,
+    Parser,
+    close_frame,
+    frame,
+    receive,
+)
+from clarion_server.peer import Peer
+
+
+log = logging.getLogger(__name__)
+
+
+class WebSocket(Peer):
+    """One client that speaks clarion.v1 over a WebSocket."""
+
+    __slots__ = ("_deadline", "_parser", "_pinged", "_seen")
+
+    kind = "websocket"
+    form: Form = WEBSOCKET
+
+    def __init__(self, edge: Edge, transport: asyncio.Transport, key: int) -> None:
+        super().__init__(edge, transport, key)
+        self._parser: Parser | None = None
+        self._seen = edge.wheel.now
+        self._pinged = 0
+        self._deadline = edge.wheel.now + edge.connect_ticks
+
+    def begin(self, accepted: bytes, token: str | None, rest: bytes) -> None:
+        """Answers the handshake, says welcome if it can, and handles bytes that came with it."""
+        edge = self.edge
+        edge.wheel.add(self, edge.connect_ticks)
+        edge.corked = self
+        edge.cork.append(accepted)
+        self.session.identify(token)
+        if rest and not self._ending:
+            self.uncork()
+            self.data_received(rest)
+        else:
+            self.uncork()
+
+    def encode_answer(self, answer: protocol.AnyAnswer) -> bytes:
+        return frame(protocol.encode(answer))
+
+    def encode_end(self, close: Close) -> bytes:
+        return close_frame(close)
+
+    # Reading
+
+    def data_received(self, data: bytes) -> None:
+        edge = self.edge
+        self._seen = edge.wheel.now
+        counters = edge.counters
+        counters.bytes_in += len(data)
+        limits = edge.config.limits
+        events, parser = receive(self._parser, data, limits.message_bytes, limits.fragments)
+        if parser is not None and (events or parser is not self._parser):
+            parser.since = edge.wheel.now
+        self._parser = parser
+        if self._ending:
+            if any(event.kind == CLOSE for event in events):
+                self._half_close()
+            return
+        edge.corked = self
+        try:
+            self._handle(events)
+        except Exception:
+            log.exception("a message could not be handled")
+            self.finish(codes.SERVER_ERROR)
+        self.uncork()
+
+    def _handle(self, events: list[Event]) -> None:
+        counters = self.edge.counters
+        for event in events:
+            kind = event.kind
+            if kind == TEXT:
+                counters.messages_in += 1
+                self.text(event.payload)
+            elif kind == PING:
+                self.send(frame(event.payload, PONG))
+            elif kind == BINARY:
+                self.binary(event.payload)
+            elif kind == CLOSE:
+                self.code = event.code
+                self.end(event.payload)
+                self._half_close()
+            if self._ending:
+                return
+
+    def text(self, payload: bytes) -> None:
+        """Handles a text message."""
+        self.session.command(payload)
+
+    def binary(self, payload: bytes) -> None:
+        """Handles a binary message: clarion.v1 has none."""
+        self.code = codes.UNSUPPORTED_DATA.code
+        self.finish(codes.UNSUPPORTED_DATA)
+
+    def eof_received(self) -> None:
+        """The peer has closed its side: so does the transport (by returning nothing)."""
+
+    def _half_close(self) -> None:
+        """Both have said close: ends our side, and waits for the peer to end its own."""
+        if self._window is None and not self.transport.is_closing():
+            self.transport.write_eof()
+
+    # Time
+
+    def keep_alive(self, now: int) -> int:
+        edge = self.edge
+        if self.session.identity is None:
+            if now >= self._deadline:
+                self.finish(Close(codes.UNAUTHORIZED.code, "no connect in time"))
+                return 0
+            return self._deadline - now
+        parser = self._parser
+        if parser is not None and not parser.over and now - parser.since >= edge.message_ticks:
+            self.finish(Close(codes.BAD_REQUEST.code, "a message was not completed in time"))
+            return 0
+        if self._pinged and self._seen < self._pinged:
+            left = self._pinged + edge.pong_ticks - now
+            if left > 0:
+                return left
+            self.finish(codes.NO_PONG)
+            return 0
+        self._pinged = 0
+        left = self._seen + edge.ping_ticks - now
+        if left > 0:
+            return left
+        self._pinged = now
+        self.send(PING_FRAME)
+        return edge.pong_ticks
+
+
+class Echo(WebSocket):
+    """The development-only `/echo`: sends back what it gets, through the same edge.
+
+    It is what conformance tests of RFC 6455 talk to.
+    """
+
+    __slots__ = ()
+
+    def begin(self, accepted: bytes, token: str | None, rest: bytes) -> None:
+        self.edge.wheel.add(self, self.edge.ping_ticks)
+        self._deadline = sys.maxsize  # nobody connects here
+        self._write(accepted)
+        if rest:
+            self.data_received(rest)
+
+    def text(self, payload: bytes) -> None:
+        self.send(frame(payload, TEXT))
+
+    def binary(self, payload: bytes) -> None:
+        self.send(frame(payload, BINARY))
