@@ -67,8 +67,8 @@ class Worker:
         )
         self.keys = KeyRing(config.auth)
         self.directory = Directory(self.wheel)
-        self.lag = Lag()
-        self.garbage = Garbage()
+        self.lag = Lag(clock=time.monotonic)
+        self.garbage = Garbage(clock=time.monotonic)
         self.edge = Edge(
             config=config,
             broker=self.broker,
@@ -106,7 +106,7 @@ class Worker:
     def not_ready(self) -> list[str]:
         """Reasons why a balancer should look elsewhere; none when it should not."""
         reasons = ["draining"] if self._draining else []
-        return reasons + self.lag.not_ready()
+        return reasons + self.lag.reasons(time.monotonic())
 
     async def start(self) -> None:
         """Opens both ports. Raises `OSError` or `KeysError`; then nothing is left behind."""
@@ -169,7 +169,7 @@ class Worker:
             if self.wheel.now >= housekeeping:
                 housekeeping = self.wheel.now + _HOUSEKEEPING_TICKS
                 self.broker.sweep()
-                self.garbage.tick(loop.time())
+                self.garbage.tick(time.monotonic())
 
     async def drain(self) -> None:
         """Says goodbye to every client and waits until they are gone, or their time is over."""

@@ -31,14 +31,15 @@ class EventForm:
         if encoded is None:
             encoded = b"data: " + message(publication) + b"\n\n"
             if publication.offset:
-                encoded = f"id: {position_id(publication)}\n".encode() + encoded
+                id = position_id(publication.topic, publication.epoch, publication.offset)
+                encoded = f"id: {id}\n".encode() + encoded
             frames[self] = encoded
         return encoded
 
 
-def position_id(publication: Publication) -> str:
-    """A publication's position as part of an event id. `|` and `;` occur in no topic or epoch."""
-    return f"{publication.topic}|{publication.epoch}|{publication.offset}"
+def position_id(topic: str, epoch: str, offset: int) -> str:
+    """A position as part of an event id. `|` and `;` occur in no topic or epoch."""
+    return f"{topic}|{epoch}|{offset}"
 
 
 WEBSOCKET = WebSocketForm()

@@ -37,6 +37,8 @@ _PLAIN = re.compile(
 _KEY = re.compile(r"[A-Za-z0-9+/]{21}[AQgw]==")
 """16 bytes in base64, in the one form in which the unused bits are zero."""
 
+_OTHER_METHOD = re.compile(rb"(?:POST|PUT|PATCH|DELETE|CONNECT|TRACE) [\x21-\x7e]+ HTTP/1\.1\r\n")
+
 _MAX_LINE = 8192
 _MAX_HEADERS = 128
 """The library's limits, so that both ways of parsing have the same."""
@@ -154,6 +156,10 @@ def _parse_with_library(head: bytes) -> Request | Refusal:
     library.receive_data(head)
     events = library.events_received()
     if not events:
+        if _OTHER_METHOD.match(head):
+            # A method with a body, which the library does not read.
+            allow = (("Allow", "GET"),)
+            return Refusal(405, Code.METHOD_NOT_ALLOWED, "nothing is posted here", allow)
         if library.handshake_exc is not None and not library.data_to_send()[0]:
             return Refusal(400, Code.BAD_REQUEST, "this is not an HTTP/1.1 request without a body")
         # The library answers lines and heads that are too long with 414 and 431.

@@ -16,6 +16,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Iterable
+from typing import cast
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -77,8 +78,8 @@ class Arrival(asyncio.Protocol):
         self.bucket = ABSENT
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports have the methods but not the base class.
+        self._transport = cast(asyncio.Transport, transport)
         self._edge.wheel.add(self, self._edge.handshake_ticks)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -20,8 +20,10 @@ import struct
 from collections.abc import Sequence
 from contextlib import suppress
 
+from msgspec import UNSET
+
 from clarion_fanout.hub import Form, Topic
-from clarion_fanout.publication import Publication
+from clarion_fanout.publication import Position, Publication
 from clarion_server import codes, protocol
 from clarion_server.codes import Close
 from clarion_server.edge import Edge, retry_ms
@@ -98,6 +100,9 @@ class Peer(asyncio.Protocol):
 
     def answer(self, answer: protocol.AnyAnswer) -> None:
         self.send(self.encode_answer(answer))
+
+    def subscribed(self, answer: protocol.Subscribed, start: Position | None) -> None:
+        self.answer(answer)
 
     def send(self, data: bytes) -> None:
         """Sends an answer or control frame; it counts in the window and is never dropped."""
@@ -255,7 +260,7 @@ class Peer(asyncio.Protocol):
         goodbye = protocol.Goodbye(
             code=close.code,
             reason=close.reason,
-            retry_ms=protocol.UNSET if (retry := retry_ms(close)) is None else retry,
+            retry_ms=UNSET if (retry := retry_ms(close)) is None else retry,
         )
         self.end(self.encode_answer(goodbye) + self.encode_end(close))
 

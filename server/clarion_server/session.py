@@ -50,6 +50,10 @@ class Client(Receiver, Protocol):
         """Sends an answer."""
         ...
 
+    def subscribed(self, answer: protocol.Subscribed, start: Position | None) -> None:
+        """Sends the answer to a subscription; what is sent next follows `start`."""
+        ...
+
     def replay(self, publications: Sequence[Publication]) -> None:
         """Sends publications of the past, which the client asked for."""
         ...
@@ -163,7 +167,7 @@ class Session:
         except protocol.BadCommand as bad:
             self._fail(bad.id, Code.UNKNOWN_OP if bad.unknown_op else Code.BAD_REQUEST, str(bad))
             return
-        self._edge.counters.commands[command.__struct_config__.tag] += 1
+        self._edge.counters.commands[str(command.__struct_config__.tag)] += 1
         if isinstance(command, protocol.Ping):
             self._client.answer(protocol.Pong(id=command.id))
         elif isinstance(command, protocol.Connect):
@@ -343,18 +347,21 @@ class Session:
         if want.since is not None:
             recovered = page.position is not None and page.complete
             counters.resumes["recovered" if recovered else "lost"] += 1
-        self._client.answer(
-            protocol.Subscribed(
-                id=id,
-                topic=topic,
-                epoch=page.position.epoch if page.position else UNSET,
-                offset=page.position.offset if page.position else UNSET,
-                recovered=recovered,
-            )
+        position = page.position
+        missed = () if recovered is False else page.publications
+        answer = protocol.Subscribed(
+            id=id,
+            topic=topic,
+            epoch=position.epoch if position else UNSET,
+            offset=position.offset if position else UNSET,
+            recovered=recovered,
         )
-        if page.publications and recovered is not False:
-            counters.replayed += len(page.publications)
-            self._client.replay(page.publications)
+        if not missed:
+            self._client.subscribed(answer, position)
+            return
+        self._client.subscribed(answer, Position(missed[0].epoch, missed[0].offset - 1))
+        counters.replayed += len(missed)
+        self._client.replay(missed)
 
     def _may_subscribe(self, topic: str, id: Id | UnsetType) -> bool:
         if not is_topic(topic):

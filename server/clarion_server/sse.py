@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from urllib.parse import parse_qsl
 
 from clarion_fanout.hub import Form, Topic
-from clarion_fanout.publication import Publication
+from clarion_fanout.publication import Position, Publication
 from clarion_fanout.topics import is_topic, why_not_a_topic
 from clarion_server import protocol
 from clarion_server.auth import Identity
@@ -109,21 +109,26 @@ class EventStream(Peer):
 
     def encode_answer(self, answer: protocol.AnyAnswer) -> bytes:
         id = ""
-        if isinstance(answer, protocol.Subscribed | protocol.Lost):
-            id = self._note(answer.topic, answer.epoch, answer.offset)
+        if isinstance(answer, protocol.Lost):
+            id = self._note(answer.topic, Position(answer.epoch, answer.offset))
         name = str(answer.__struct_config__.tag)
         encoded = event(name, protocol.encode(answer), id)
         if isinstance(answer, protocol.Goodbye) and isinstance(answer.retry_ms, int):
             encoded = f"retry: {answer.retry_ms}\n".encode() + encoded
         return encoded
 
-    def _note(self, topic: str, epoch: object, offset: object) -> str:
+    def subscribed(self, answer: protocol.Subscribed, start: Position | None) -> None:
+        # The id is where the stream stands now, not where it will when all that was missed is
+        # sent: the connection may break in between.
+        self.send(event("subscribed", protocol.encode(answer), self._note(answer.topic, start)))
+
+    def _note(self, topic: str, position: Position | None) -> str:
         """Notes a topic's position; returns the event id that holds all of them."""
-        if isinstance(epoch, str) and epoch:
-            position = f"{topic}|{epoch}|{offset}"
+        if position is not None:
+            part = position_id(topic, position.epoch, position.offset)
             if self._positions is None:
-                return position
-            self._positions[topic] = position
+                return part
+            self._positions[topic] = part
         return ";".join((self._positions or {}).values())
 
     def encode_end(self, close: Close) -> bytes:
@@ -144,12 +149,11 @@ class EventStream(Peer):
 
     def _own(self, publication: Publication) -> bytes:
         """A publication as an event of this stream."""
-        if publication.offset:
-            assert self._positions is not None
-            self._positions[publication.topic] = position_id(publication)
-            id = ";".join(self._positions.values())
-            return f"id: {id}\n".encode() + b"data: " + protocol.message(publication) + b"\n\n"
-        return b"data: " + protocol.message(publication) + b"\n\n"
+        encoded = b"data: " + protocol.message(publication) + b"\n\n"
+        if not publication.offset:
+            return encoded
+        position = Position(publication.epoch, publication.offset)
+        return f"id: {self._note(publication.topic, position)}\n".encode() + encoded
 
     def data_received(self, data: bytes) -> None:
         """A client of an event stream has nothing more to say; what it says is not kept."""

@@ -36,7 +36,6 @@ from clarion_server.frames import (
 )
 from clarion_server.peer import Peer
 
-
 log = logging.getLogger(__name__)
 
 
