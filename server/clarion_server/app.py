@@ -29,7 +29,7 @@ from clarion_server.garbage import Garbage
 from clarion_server.greeting import greeting
 from clarion_server.keys import KeyRing, KeysError
 from clarion_server.lag import Lag
-from clarion_server.listener import Arrival, listen
+from clarion_server.listener import BACKLOG, Arrival, listen
 from clarion_server.metrics import Metrics
 from clarion_server.options import Config
 from clarion_server.origins import Origins
@@ -156,7 +156,8 @@ class Worker:
 
     async def _serve_clients(self, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: Arrival(self.edge), sock=sock)
+        # The loop listens once more and would bring its own, short backlog.
+        server = await loop.create_server(lambda: Arrival(self.edge), sock=sock, backlog=BACKLOG)
         self._stack.callback(server.close)
 
     async def _run_wheel(self) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec import UNSET, Raw, UnsetType
@@ -41,6 +41,17 @@ MAX_HISTORY_PAGE = 1000
 
 MAX_HISTORY_BYTES = 1024 * 1024
 """Data in one `history` answer, so that the answer stays a message that clients accept."""
+
+
+def _client_ids() -> Iterator[str]:
+    """Names for connections: 72 random bits each, fetched from the system for many at a time."""
+    while True:
+        text = secrets.token_urlsafe(9 * 64)
+        for place in range(0, len(text), 12):
+            yield f"c-{text[place : place + 12]}"
+
+
+_ids = _client_ids()
 
 
 class Client(Receiver, Protocol):
@@ -89,7 +100,7 @@ class Session:
         self._in_flight = 0
         self._backlog: deque[bytes] | None = None
         self._joining: dict[str, Hold] | None = None
-        self.id = "c-" + secrets.token_urlsafe(9)
+        self.id = next(_ids)
         """Names this connection, unguessably."""
         self.identity: Identity | None = None
         self.over = False
