@@ -29,7 +29,10 @@ from clarion_server.config_values import (
 )
 from clarion_server.options import Config, KeyOptions, Namespace
 
+# Sources that are neither a file, a variable nor a flag.
 DEVELOPMENT = "development"
+NO_FILE = "no file"
+
 DEVELOPMENT_DEFAULTS: Mapping[str, object] = {
     "auth.anonymous": True,
     f"namespaces.{DEFAULT_NAMESPACE}.history_size": 100,
@@ -53,7 +56,7 @@ class Loaded(NamedTuple):
     """A configuration, and how it came about.
 
     sources: for the key path of each option that has not the usual default, what set it: the
-        file's name, a variable, a flag, or "development".
+        file's name, a variable, a flag, `DEVELOPMENT` or `NO_FILE`.
     warnings: for people, what works but should be otherwise.
     """
 
@@ -191,7 +194,7 @@ class Reading:
     def finish(self, development_by_default: bool) -> Loaded:
         if development_by_default and "development" not in self.values:
             self.values["development"] = True
-            self.sources["development"] = DEVELOPMENT
+            self.sources["development"] = NO_FILE
         if self.values.get("development"):
             for key, value in DEVELOPMENT_DEFAULTS.items():
                 if key not in self.values:
@@ -210,7 +213,7 @@ class Reading:
     def wrong_together(self, keys: tuple[str, ...], problem: str, expected: str) -> None:
         sources = (self.sources[key] for key in keys if key in self.sources)
         blamed = self.sources.get(keys[0]) or next(sources, "")
-        if not blamed or blamed == DEVELOPMENT:
+        if not blamed or blamed in (DEVELOPMENT, NO_FILE):
             blamed = self.file or "configuration"
         self.mistakes.append(Mistake(blamed, keys[0], problem, expected))
 

@@ -130,8 +130,9 @@ class Option(NamedTuple):
         """What a value must be, for people."""
         facts = self.facts
         if self.is_list:
-            return "a list of " + _words(get_args(self.kind)[0], "texts")
-        words = _words(self.kind, "a text")
+            kind = get_args(self.kind)[0]
+            return "a list of texts" if kind is str else f"a list, each {_words(kind)}"
+        words = _words(self.kind)
         if facts.unit and self.kind in (int, float):
             words += f" of {_UNITS.get(facts.unit, facts.unit)}"
         if facts.least is not None and facts.most is not None:
@@ -246,10 +247,10 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _words(kind: Any, text: str) -> str:
+def _words(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(f'"{word}"' for word in get_args(kind))
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: text}
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
     return words[kind]
 
 

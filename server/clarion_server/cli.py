@@ -1,0 +1,110 @@
+"""The command line: `clarion COMMAND ...`. Each command has a file of its own, `cli_*.py`.
+
+Exit status: 0 done, 1 it did not work, 2 the command line is wrong, 130 interrupted by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from clarion_server import __version__, config
+from clarion_server import cli_check as check
+from clarion_server import cli_publish as publish
+from clarion_server import cli_serve as serve
+from clarion_server import cli_subscribe as subscribe
+from clarion_server import cli_token as token
+from clarion_server import cli_version as version
+from clarion_server.cli_check import explain
+from clarion_server.cli_terminal import Failure
+
+INTERRUPTED = 128 + 2  # what a shell makes of SIGINT
+
+
+class Command(NamedTuple):
+    """arguments: adds them to the command's parser. run: does it, and returns the exit status."""
+
+    summary: str
+    arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+COMMANDS = {
+    "serve": Command("start a server", serve.arguments, serve.run),
+    "check-config": Command("say what is wrong, or what is in force", check.arguments, check.run),
+    "token": Command("make a token for a client", token.arguments, token.run),
+    "publish": Command("publish to a topic", publish.arguments, publish.run),
+    "subscribe": Command("watch topics in the terminal", subscribe.arguments, subscribe.run),
+    "version": Command("versions of Clarion and what it stands on", version.arguments, version.run),
+}
+DEMO = "demo"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit status."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(given)
+    except Failure as failure:
+        print(failure, file=sys.stderr)
+        return failure.status
+    except config.ConfigError as error:
+        print(explain(error), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # `clarion subscribe ... | head`: nobody reads on. Python would complain once more when it
+        # flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(argv: list[str]) -> int:
+    if argv[:1] == [DEMO]:
+        # Its parser is its own, and so are its data: loaded only when asked for.
+        from clarion_server import demo
+
+        environ = config.environment()
+        api, key = environ.get(publish.URL_VARIABLE), environ.get(publish.KEY_VARIABLE, "")
+        return demo.main(argv[1:], api=api or publish.DEFAULT_URL, key=key)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.command is None:
+        parser.print_help(sys.stderr)
+        return 2
+    return COMMANDS[options.command].run(options)
+
+
+class _Wide(argparse.RawDescriptionHelpFormatter):
+    """Help with the epilogs as they were written, and room for the longest name of a command."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="clarion",
+        description="A real-time notification server: WebSocket and SSE out, HTTP in.",
+        epilog="`clarion COMMAND --help` says more of each. To begin: clarion serve",
+        formatter_class=_Wide,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"clarion {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name, command in COMMANDS.items():
+        command.arguments(
+            commands.add_parser(
+                name,
+                help=command.summary,
+                description=f"{command.summary.capitalize()}.",
+                formatter_class=_Wide,
+                allow_abbrev=False,
+            )
+        )
+    commands.add_parser(DEMO, help="replay real flights into a running server", add_help=False)
+    return parser
