@@ -35,13 +35,19 @@ from clarion_server.options import Config
 from clarion_server.origins import Origins
 from clarion_server.outlet import Outlet
 from clarion_server.permissions import Permissions
+from clarion_server.process import Process
 from clarion_server.tasks import Tasks
 from clarion_server.wheel import TICK_SECONDS, Wheel
 
 log = logging.getLogger(__name__)
 
 _HOUSEKEEPING_TICKS = round(1 / TICK_SECONDS)
-"""The broker's sweep and the collector's care come once a second."""
+"""The broker's sweep comes once a second."""
+
+_CONNECTION_BLOCKS, _SUBSCRIPTION_BLOCKS, _BROKER_BLOCK_BYTES = 14, 8, 60
+"""What `Garbage` is told about memory: allocations of an idle connection, of a subscription in a
+topic of its own (both counted with sys.getallocatedblocks, rounded up), and bytes for each of the
+broker's, whose publications are a few small objects."""
 
 
 class Worker:
@@ -68,7 +74,7 @@ class Worker:
         self.keys = KeyRing(config.auth)
         self.directory = Directory(self.wheel)
         self.lag = Lag(clock=time.monotonic)
-        self.garbage = Garbage(clock=time.monotonic)
+        self.garbage = Garbage(owned=self._owned, clock=time.monotonic)
         self.edge = Edge(
             config=config,
             broker=self.broker,
@@ -89,6 +95,8 @@ class Worker:
             broker=self.broker,
             lag=self.lag,
             garbage=self.garbage,
+            process=Process(time.monotonic),
+            clock=time.monotonic,
         )
         self._draining = False
         self._stack = AsyncExitStack()
@@ -102,6 +110,15 @@ class Worker:
         if not namespace.history_size:
             return None
         return HistoryOptions(namespace.history_size, namespace.history_s)
+
+    def _owned(self) -> int:
+        """About how many blocks of memory the server's own objects take; see `Garbage`."""
+        connections = sum(self.counters.connections.values())
+        return (
+            connections * _CONNECTION_BLOCKS
+            + self.hub.subscriptions * _SUBSCRIPTION_BLOCKS
+            + self.broker.bytes // _BROKER_BLOCK_BYTES
+        )
 
     def not_ready(self) -> list[str]:
         """Reasons why a balancer should look elsewhere; none when it should not."""
@@ -167,10 +184,10 @@ class Worker:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             self.wheel.advance(int((loop.time() - start) / TICK_SECONDS))
+            self.garbage.tick(time.monotonic())
             if self.wheel.now >= housekeeping:
                 housekeeping = self.wheel.now + _HOUSEKEEPING_TICKS
                 self.broker.sweep()
-                self.garbage.tick(time.monotonic())
 
     async def drain(self) -> None:
         """Says goodbye to every client and waits until they are gone, or their time is over."""
