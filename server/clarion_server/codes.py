@@ -45,7 +45,7 @@ LIMIT_REACHED = Close(4503, "limit reached")
 
 def come_back(code: int) -> bool:
     """Whether a client that was closed with `code` should reconnect."""
-    return not (4500 <= code <= 4999 or code in (1002, 1003, 1007, 1009))
+    return not (4500 <= code <= 4999 or code in (1002, 1003, 1007, 1008, 1009))
 
 
 class Code(StrEnum):
