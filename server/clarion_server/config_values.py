@@ -262,5 +262,5 @@ def _is_text(value: str) -> bool:
 
 
 def _has_surrogates(value: str) -> bool:
-    # What os.environ makes of bytes that are not UTF-8.
+    # What Python makes of bytes in the environment that are not UTF-8.
     return any("\ud800" <= character <= "\udfff" for character in value)
