@@ -79,32 +79,40 @@ def _run(argv: list[str]) -> int:
     return COMMANDS[options.command].run(options)
 
 
-class _Wide(argparse.RawDescriptionHelpFormatter):
-    """Help with the epilogs as they were written, and room for the longest name of a command."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="clarion",
-        description="A real-time notification server: WebSocket and SSE out, HTTP in.",
-        epilog="`clarion COMMAND --help` says more of each. To begin: clarion serve",
-        formatter_class=_Wide,
+        usage="clarion COMMAND ...",
+        description=_overview(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"clarion {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", help=argparse.SUPPRESS)
     for name, command in COMMANDS.items():
         command.arguments(
             commands.add_parser(
                 name,
-                help=command.summary,
+                prog=f"clarion {name}",
                 description=f"{command.summary.capitalize()}.",
-                formatter_class=_Wide,
+                formatter_class=argparse.RawDescriptionHelpFormatter,
                 allow_abbrev=False,
             )
         )
-    commands.add_parser(DEMO, help="replay real flights into a running server", add_help=False)
+    commands.add_parser(DEMO)  # for the list in the error about a command that there is not
     return parser
+
+
+def _overview() -> str:
+    summaries = {name: command.summary for name, command in COMMANDS.items()}
+    summaries[DEMO] = "replay real flights into a running server"
+    lines = [f"  {name:<14}{summary}" for name, summary in summaries.items()]
+    return "\n".join(
+        [
+            "A real-time notification server: WebSocket and SSE out, HTTP in.",
+            "",
+            *lines,
+            "",
+            "To begin: clarion serve. More about each: clarion COMMAND --help",
+        ]
+    )

@@ -105,7 +105,10 @@ class _Subscriber:
             try:
                 async with self._connection() as socket:
                     was_there = True
-                    await self._talk(socket)
+                    try:
+                        await self._talk(socket)
+                    finally:
+                        await socket.close()  # to leave is no error, whatever the reason
             except ConnectionClosed as closed:
                 self._backoff.lived(loop.time() - began)
                 frame = closed.rcvd

@@ -56,7 +56,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="sign with this private key (PEM) or secret, not with the configured one",
     )
-    parser.add_argument("--algorithm", choices=ALGORITHMS, help="of --key-file (default: HS256)")
+    parser.add_argument(
+        "--algorithm",
+        choices=ALGORITHMS,
+        metavar="NAME",
+        help="of --key-file, such as RS256 (default: HS256)",
+    )
     parser.add_argument("--kid", default="", help="of --key-file")
     parser.epilog = (
         "Signs with auth.secret of the configuration (CLARION_AUTH_SECRET), or else with the\n"
