@@ -182,8 +182,9 @@ class Hub:
         """Ends the subscription of `receiver`, which is subscribed."""
         # Whatever was accepted before the client asked to leave still reaches it.
         self.settle(topic.name)
-        self._part(topic, receiver)
-        receiver.topics.remove(topic)
+        if topic.has(receiver):  # that may have ended it: its socket is dead, or its window full
+            self._part(topic, receiver)
+            receiver.topics.remove(topic)
 
     def leave(self, receiver: Receiver) -> None:
         """Ends every subscription of `receiver`. Its key may be used anew afterwards."""
