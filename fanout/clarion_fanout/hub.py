@@ -57,8 +57,11 @@ class Receiver(Protocol):
     """A connected client, as the hub sees it. Hashable by identity.
 
     key: unique among the live receivers of this hub.
-    bulk: whether bytes may be written to it together with others.
+    bulk: whether bytes may be written to it together with others; `Hub.set_bulk` changes it.
     topics: those it is subscribed to; the hub keeps this list.
+
+    While it is being delivered to, a receiver may call `Hub.set_bulk` and `Hub.leave` for itself.
+    Whatever else it wants of the hub must wait until the delivery is over.
     """
 
     key: int
@@ -75,7 +78,8 @@ class Outlet(Protocol):
     """How bytes get to many receivers at once. Never waits or raises.
 
     A receiver that cannot take all of its bytes is told how many it took, and looks after the
-    rest itself; it may call `Hub.set_bulk` or `Hub.leave` then.
+    rest itself; it may call `Hub.set_bulk` or `Hub.leave` then. `receivers` may be the hub's own
+    table, which these change: tell them after the loop over it.
     """
 
     def broadcast(self, receivers: Mapping[int, Receiver], payload: bytes) -> None:
@@ -302,9 +306,10 @@ class Hub:
             self.delivered_bytes += len(payload) * len(receivers)
             self._outlet.broadcast(receivers, payload)
             sent += count
-            for receiver in [r for r in receivers.values() if not r.bulk]:
+            for receiver in [r for r in receivers.values() if r.key not in lane.bulk]:
                 del receivers[receiver.key]
-                if sent < len(publications):
+                # Who fell behind takes the rest for itself; who left must get nothing more.
+                if sent < len(publications) and topic.has(receiver):
                     receiver.deliver(topic, publications[sent:])
 
     def _send_joined(self, topics: list[Topic]) -> None:
