@@ -158,7 +158,9 @@ class Hub:
         self._broker = broker
         self._outlet = outlet
         self._wake = wake
-        self._dirty: list[Topic] = []
+        # In order of their first pending publication; a dict, as `settle` takes out any of them.
+        self._dirty: dict[Topic, None] = {}
+        self._awake = False
         self.topics: dict[str, Topic] = {}
         self.subscriptions = 0
         """Receivers, summed over topics."""
@@ -253,9 +255,10 @@ class Hub:
             return
         if topic.pending is None:
             topic.pending = [publication]
-            if not self._dirty:
+            self._dirty[topic] = None
+            if not self._awake:
+                self._awake = True
                 self._wake()
-            self._dirty.append(topic)
         else:
             topic.pending.append(publication)
         if topic.holds is not None:
@@ -269,13 +272,14 @@ class Hub:
         """Sends what is pending in one topic now, to those who are subscribed now."""
         topic = self.topics.get(name)
         if topic is not None and topic.pending is not None:
-            self._dirty.remove(topic)
+            del self._dirty[topic]
             self._send(topic)
 
     def flush(self) -> None:
         """Sends everything that is pending. The event loop calls it once a turn at most."""
-        dirty = self._dirty
-        self._dirty = []
+        self._awake = False
+        dirty = list(self._dirty)
+        self._dirty.clear()
         if len(dirty) == 1:
             self._send(dirty[0])
         elif dirty:
@@ -387,7 +391,7 @@ class Hub:
         if not topic.size and topic.holds is None:
             if topic.pending is not None:
                 topic.pending = None
-                self._dirty.remove(topic)
+                del self._dirty[topic]
             del self.topics[topic.name]
             self._broker.detach(topic.name)
 
