@@ -40,6 +40,11 @@ JOIN_BYTES = 128 * 1024
 """The most that is joined into one write. The gain is used up long before (100 frames of 256
 bytes cost 1/40 of 100 writes), and a socket's send buffer takes about this much at once."""
 
+SCATTER_BYTES = 1024 * 1024
+"""The most data that one scatter takes on, over all its topics. Its writes are each receiver's
+own, so a receiver that does not take one keeps a copy of up to this size: that of a full window.
+4,000 publications of 256 bytes fit, more than a worker is fed in one turn."""
+
 HOLD_PUBLICATIONS = 10_000
 """What may be dispatched while one receiver waits for the past. Beyond it the hold is broken and
 the receiver is told that publications were lost."""
@@ -139,6 +144,12 @@ class Topic:
         self.lanes.append(lane)
         return lane
 
+    def take(self) -> list[Publication]:
+        """What is pending, which is then no longer."""
+        publications, self.pending = self.pending, None
+        assert publications is not None, "a topic is dirty as long as something is pending"
+        return publications
+
     def has(self, receiver: Receiver) -> bool:
         """Whether `receiver` is subscribed."""
         for lane in self.lanes:
@@ -169,7 +180,7 @@ class Hub:
         self.deliveries = 0
         """Publications handed to receivers: one for each receiver that each went to."""
         self.delivered_bytes = 0
-        """Bytes handed to receivers, frames' headers included."""
+        """Bytes handed to the outlet, frames' headers included: those of bulk deliveries."""
 
     # Receivers
 
@@ -273,22 +284,34 @@ class Hub:
         topic = self.topics.get(name)
         if topic is not None and topic.pending is not None:
             del self._dirty[topic]
-            self._send(topic)
+            self._send(topic, topic.take())
 
     def flush(self) -> None:
         """Sends everything that is pending. The event loop calls it once a turn at most."""
         self._awake = False
-        dirty = list(self._dirty)
+        # All taken first: a delivery may end its receiver, and with it a topic further on.
+        batches = [(topic, topic.take()) for topic in self._dirty]
         self._dirty.clear()
-        if len(dirty) == 1:
-            self._send(dirty[0])
-        elif dirty:
-            self._send_joined(dirty)
+        group: list[tuple[Topic, list[Publication]]] = []
+        size = 0
+        for batch in batches:
+            batch_bytes = sum([len(publication.data) for publication in batch[1]])
+            if group and size + batch_bytes > SCATTER_BYTES:
+                self._send_group(group)
+                group, size = [], 0
+            group.append(batch)
+            size += batch_bytes
+        if group:
+            self._send_group(group)
 
-    def _send(self, topic: Topic) -> None:
-        """Sends one topic's pending publications."""
-        publications, topic.pending = topic.pending, None
-        assert publications is not None
+    def _send_group(self, batches: list[tuple[Topic, list[Publication]]]) -> None:
+        if len(batches) == 1:
+            self._send(*batches[0])
+        else:
+            self._send_joined(batches)
+
+    def _send(self, topic: Topic, publications: list[Publication]) -> None:
+        """Sends one topic's publications."""
         for lane in topic.lanes:
             # Taken first: who falls behind in the broadcast is in `others` after it.
             others = list(lane.others.values()) if lane.others else ()
@@ -316,14 +339,10 @@ class Hub:
                 if sent < len(publications) and topic.has(receiver):
                     receiver.deliver(topic, publications[sent:])
 
-    def _send_joined(self, topics: list[Topic]) -> None:
-        """Sends several topics' pending publications, one write for each receiver."""
+    def _send_joined(self, batches: list[tuple[Topic, list[Publication]]]) -> None:
+        """Sends several topics' publications, one write for each receiver."""
         receivers: dict[int, Receiver] = {}
         payloads: dict[int, list[bytes]] = {}
-        # All taken first: a delivery may end its receiver, and with it a topic further on.
-        batches = [(topic, topic.pending or []) for topic in topics]
-        for topic in topics:
-            topic.pending = None
         for topic, publications in batches:
             for lane in topic.lanes:
                 if lane.bulk:
