@@ -45,9 +45,12 @@ SCATTER_BYTES = 1024 * 1024
 own, so a receiver that does not take one keeps a copy of up to this size: that of a full window.
 4,000 publications of 256 bytes fit, more than a worker is fed in one turn."""
 
-HOLD_PUBLICATIONS = 10_000
-"""What may be dispatched while one receiver waits for the past. Beyond it the hold is broken and
-the receiver is told that publications were lost."""
+HOLD_BYTES = 4 * 1024 * 1024
+"""What may be dispatched in a topic while one receiver waits for its past: some 8,000 publications
+of 256 bytes. Beyond it the hold is broken and the receiver is told that publications were lost."""
+
+_HELD_BYTES = 256
+"""What a publication counts in a hold beside its data, so that empty ones are bounded too."""
 
 
 class Form(Protocol):
@@ -114,13 +117,22 @@ class Lane:
 class Hold:
     """What is dispatched in a topic while a receiver waits for the topic's past."""
 
-    __slots__ = ("broken", "publications", "topic")
+    __slots__ = ("_bytes", "broken", "publications", "topic")
 
     def __init__(self, topic: Topic) -> None:
         self.topic = topic
         self.publications: list[Publication] = []
         self.broken = False
-        """Whether more came than the hold takes."""
+        """Whether more came than the hold takes: then only the newest publication is left, as
+        it says where the topic goes on."""
+        self._bytes = 0
+
+    def keep(self, publication: Publication) -> None:
+        self._bytes += len(publication.data) + _HELD_BYTES
+        if self._bytes > HOLD_BYTES:
+            self.broken = True
+            self.publications.clear()
+        self.publications.append(publication)
 
 
 class Topic:
@@ -134,7 +146,7 @@ class Topic:
         """Receivers."""
         self.lanes: list[Lane] = []
         self.pending: list[Publication] | None = None
-        self.holds: list[Hold] | None = None
+        self.holds: dict[Hold, None] | None = None
 
     def lane(self, form: Form) -> Lane:
         for lane in self.lanes:
@@ -233,21 +245,26 @@ class Hub:
         topic = self._topic(name)
         hold = Hold(topic)
         if topic.holds is None:
-            topic.holds = []
-        topic.holds.append(hold)
+            topic.holds = {}
+        topic.holds[hold] = None
         return hold
 
     def admit(self, hold: Hold, receiver: Receiver, epoch: str, after: int) -> list[Publication]:
         """Subscribes `receiver`; returns what the hold has beyond the past.
 
         epoch, after: the position at which the past ended; publications of that epoch with an
-        offset up to `after` are part of it. The caller sends what is returned at once.
+        offset up to `after` are part of it. One without an offset never is. The caller sends
+        what is returned at once; if the hold is broken, that is not all.
         """
         topic = hold.topic
         self.settle(topic.name)
         self._drop(hold)
         self._join(topic, receiver)
-        return [p for p in hold.publications if p.epoch != epoch or p.offset > after]
+        return [
+            publication
+            for publication in hold.publications
+            if not (publication.epoch == epoch and 0 < publication.offset <= after)
+        ]
 
     def release(self, hold: Hold) -> None:
         """Ends a hold without subscribing. A second call does nothing."""
@@ -274,10 +291,7 @@ class Hub:
             topic.pending.append(publication)
         if topic.holds is not None:
             for hold in topic.holds:
-                if len(hold.publications) < HOLD_PUBLICATIONS:
-                    hold.publications.append(publication)
-                else:
-                    hold.broken = True
+                hold.keep(publication)
 
     def settle(self, name: str) -> None:
         """Sends what is pending in one topic now, to those who are subscribed now."""
@@ -401,7 +415,7 @@ class Hub:
     def _drop(self, hold: Hold) -> None:
         holds = hold.topic.holds
         assert holds is not None
-        holds.remove(hold)
+        del holds[hold]
         if not holds:
             hold.topic.holds = None
 
