@@ -269,7 +269,15 @@ async def test_publish_without_history_has_no_offset_to_show(capsys: Capture) ->
     async with api_server((200, {"topic": "news"})) as api:
         assert await in_thread("publish", "--text", "news", "hello", "--api", api.url) == 0
     assert api.requests[0][2] == {"topic": "news", "data": "hello"}
-    assert capsys.readouterr().out == "news  published (no history, no offset)\n"
+    assert capsys.readouterr().out == "news  published  no history, no offset\n"
+
+
+async def test_publish_says_that_an_idempotency_key_was_known(capsys: Capture) -> None:
+    answer = {"topic": "news", "epoch": "x8Qz", "offset": 7, "duplicate": True}
+    async with api_server((200, answer)) as api:
+        assert await in_thread("publish", "news", "1", "--id", "i", "--api", api.url) == 0
+    expected = "news  offset 7  epoch x8Qz, known already, not published again\n"
+    assert capsys.readouterr().out == expected
 
 
 @pytest.mark.parametrize(
@@ -343,7 +351,7 @@ async def test_publish_does_what_it_can_of_standard_input() -> None:
         out, error = await asyncio.to_thread(process.communicate, b"1\n2\n{\n4\n", 20)
     assert process.returncode == 2
     assert out.decode().splitlines() == [
-        "t  published (no history, no offset)",
+        "t  published  no history, no offset",
         "not published: too large",
     ]
     assert b"line 3 is not JSON" in error

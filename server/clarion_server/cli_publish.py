@@ -19,6 +19,7 @@ from clarion_server.cli_terminal import DIM, RED, Failure, Paint, printable
 
 DEFAULT_URL = "http://127.0.0.1:8001"
 URL_VARIABLE, KEY_VARIABLE = "CLARION_API_URL", "CLARION_API_KEY"
+PRIVATE_PORT = f"Is --api the private port? It is {DEFAULT_URL} unless configured."
 
 REQUEST_S = 30
 """A publish takes milliseconds, a batch of 1,000 tens of them; this is a server that is stuck."""
@@ -58,6 +59,7 @@ class Result(msgspec.Struct):
     topic: str = ""
     epoch: str = ""
     offset: int = 0
+    duplicate: bool = False
     error: Problem | None = None
 
 
@@ -211,6 +213,8 @@ class _Publisher:
         what = f"not published: {problem.message or problem.code} ({status} {problem.code})"
         if status in (401, 403):
             return Failure(what, f"Pass one of the server's api_keys with --key or {KEY_VARIABLE}.")
+        if status in (404, 405):
+            return Failure(what, PRIVATE_PORT)
         return Failure(what, "Try again in a moment." if status in (429, 503) else "")
 
 
@@ -224,8 +228,7 @@ def _decoded(answer: bytes, kind: type[_T], otherwise: _T | None = None) -> _T:
 
 
 def _not_clarion(name: str) -> Failure:
-    advice = f"Is --api the private port? It is {DEFAULT_URL} unless configured."
-    return Failure(f"{name} does not answer as a Clarion server does", advice)
+    return Failure(f"{name} does not answer as a Clarion server does", PRIVATE_PORT)
 
 
 def _report(results: Sequence[Result]) -> int:
@@ -236,10 +239,13 @@ def _report(results: Sequence[Result]) -> int:
             problem = printable(result.error.message or result.error.code)
             print(f"{paint('not published', RED)}: {problem}")
             status = 1
-        elif result.offset:
-            epoch = paint(f"epoch {printable(result.epoch)}", DIM)
-            print(f"{printable(result.topic)}  offset {result.offset}  {epoch}")
         else:
-            print(f"{printable(result.topic)}  published {paint('(no history, no offset)', DIM)}")
+            notes = ["known already, not published again"] if result.duplicate else []
+            if result.offset:
+                notes.insert(0, f"epoch {printable(result.epoch)}")
+            else:
+                notes.append("no history, no offset")
+            done = f"offset {result.offset}" if result.offset else "published"
+            print(f"{printable(result.topic)}  {done}  {paint(', '.join(notes), DIM)}")
     sys.stdout.flush()
     return status

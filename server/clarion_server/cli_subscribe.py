@@ -173,7 +173,8 @@ class _Subscriber:
                 match event:
                     case Welcomed(user):
                         patience = None
-                        self._screen.notice(f"connected to {self._url} as {user or 'nobody'}")
+                        who = f"as {user}" if user else "anonymously"
+                        self._screen.notice(f"connected to {self._url} {who}")
                         for topic in self._tail.topics:
                             await socket.send(self._tail.subscription(topic))
                     case Shown():
@@ -233,5 +234,7 @@ class _Screen:
         print(self._out(shown, DIM), topic, offset, printable(message.data), sep="  ", flush=True)
 
     def notice(self, text: str, bad: bool = False) -> None:
+        if self._raw and not bad:
+            return  # the server's own object says it
         line = f"-- {printable(text)}"
         print(self._error(line, BOLD, YELLOW) if bad else self._error(line, DIM), file=sys.stderr)

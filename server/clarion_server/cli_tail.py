@@ -116,7 +116,10 @@ class Tail:
         if frame.op == "welcome":
             yield Welcomed(frame.user)
         elif frame.op == "goodbye":
-            yield self._goodbye(frame)
+            if codes.come_back(
+                frame.code if isinstance(frame.code, int) else 0
+            ):  # otherwise the close that follows says it
+                yield self._goodbye(frame)
             yield Goodbye(_seconds(frame.retry_ms))
         elif frame.topic in self._positions:
             yield from self._about_topic(frame)
