@@ -94,7 +94,13 @@ class Stream:
                 first = stop - want.limit
             else:
                 stop = first + want.limit
-        publications = list(islice(entries, first, stop))
-        if want.reverse:
+        # From the nearer end: a client that comes back missed a few of the newest.
+        if first < count - stop:
+            publications = list(islice(entries, first, stop))
+            backwards = False
+        else:
+            publications = list(islice(reversed(entries), count - stop, count - first))
+            backwards = True
+        if backwards is not want.reverse:
             publications.reverse()
         return Page(self.position, publications, complete)
