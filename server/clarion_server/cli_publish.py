@@ -15,7 +15,7 @@ import orjson
 
 from clarion_fanout.topics import is_topic, why_not_a_topic
 from clarion_server import config
-from clarion_server.cli_terminal import DIM, RED, Failure, Paint, printable
+from clarion_server.cli_terminal import DIM, RED, Failure, Paint, printable, put
 
 DEFAULT_URL = "http://127.0.0.1:8001"
 URL_VARIABLE, KEY_VARIABLE = "CLARION_API_URL", "CLARION_API_KEY"
@@ -126,11 +126,12 @@ def _json(text: str, plain: bool, name: str) -> bytes:
             return orjson.dumps(text)
         orjson.loads(text)
         return text.encode()
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError, UnicodeError) as error:
-        if plain:
-            raise Failure(f"{name} is not valid UTF-8", status=2) from None
+    except orjson.JSONDecodeError as error:
+        what = f"{name} is not JSON: {error.msg}, at character {error.pos + 1}"
         advice = "JSON text stands in quotes of its own: '\"hello\"'. Or say --text."
-        raise Failure(f"{name} is not JSON: {error}", advice, 2) from None
+        raise Failure(what, advice, 2) from None
+    except (orjson.JSONEncodeError, UnicodeError):
+        raise Failure(f"{name} is not valid UTF-8", status=2) from None
 
 
 def _batches(options: argparse.Namespace) -> Iterator[list[Message]]:
@@ -237,7 +238,7 @@ def _report(results: Sequence[Result]) -> int:
     for result in results:
         if result.error is not None:
             problem = printable(result.error.message or result.error.code)
-            print(f"{paint('not published', RED)}: {problem}")
+            put(sys.stdout, f"{paint('not published', RED)}: {problem}")
             status = 1
         else:
             notes = ["known already, not published again"] if result.duplicate else []
@@ -246,6 +247,5 @@ def _report(results: Sequence[Result]) -> int:
             else:
                 notes.append("no history, no offset")
             done = f"offset {result.offset}" if result.offset else "published"
-            print(f"{printable(result.topic)}  {done}  {paint(', '.join(notes), DIM)}")
-    sys.stdout.flush()
+            put(sys.stdout, f"{printable(result.topic)}  {done}  {paint(', '.join(notes), DIM)}")
     return status

@@ -40,6 +40,7 @@ from clarion_server.cli_terminal import (
     Failure,
     Paint,
     printable,
+    put,
 )
 from clarion_server.config_values import is_loopback
 from clarion_server.protocol import SUBPROTOCOL
@@ -220,7 +221,7 @@ class _Screen:
 
     def object(self, text: str) -> None:
         if self._raw:
-            print(printable(text) if sys.stdout.isatty() else text, flush=True)
+            put(sys.stdout, printable(text) if sys.stdout.isatty() else text)
 
     def message(self, message: Shown) -> None:
         if self._raw:
@@ -231,10 +232,11 @@ class _Screen:
             shown = time.strftime("%Y-%m-%d ") + shown
         topic = self._out(f"{message.topic:{self._width}}", CYAN)
         offset = self._out(f"{'-' if message.offset is None else message.offset:>6}", DIM)
-        print(self._out(shown, DIM), topic, offset, printable(message.data), sep="  ", flush=True)
+        cells = (self._out(shown, DIM), topic, offset, printable(message.data))
+        put(sys.stdout, "  ".join(cells))
 
     def notice(self, text: str, bad: bool = False) -> None:
         if self._raw and not bad:
             return  # the server's own object says it
         line = f"-- {printable(text)}"
-        print(self._error(line, BOLD, YELLOW) if bad else self._error(line, DIM), file=sys.stderr)
+        put(sys.stderr, self._error(line, BOLD, YELLOW) if bad else self._error(line, DIM))

@@ -39,6 +39,12 @@ class Paint:
 BOLD, DIM, RED, GREEN, YELLOW, CYAN = 1, 2, 31, 32, 33, 36
 
 
+def put(stream: TextIO, line: str) -> None:
+    """Writes a line at once and in one piece: two programs may share a terminal or a pipe."""
+    stream.write(f"{line}\n")
+    stream.flush()
+
+
 def printable(text: str) -> str:
     r"""`text` without anything that a terminal would obey: such characters become `\u....`.
 
