@@ -20,7 +20,7 @@ from aiohttp import web
 from clarion_fanout.broker import HistoryOptions
 from clarion_fanout.hub import Hub
 from clarion_fanout.memory import MemoryBroker
-from clarion_server import codes, http_api
+from clarion_server import codes, http_api, sockets
 from clarion_server.auth import Authenticator
 from clarion_server.counters import Counters
 from clarion_server.directory import Directory
@@ -172,10 +172,13 @@ class Worker:
         await web.SockSite(runner, sock).start()
 
     async def _serve_clients(self, sock: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        # The loop listens once more and would bring its own, short backlog.
-        server = await loop.create_server(lambda: Arrival(self.edge), sock=sock, backlog=BACKLOG)
-        self._stack.callback(server.close)
+        server = await sockets.serve(
+            sock, lambda: Arrival(self.edge), BACKLOG, refused=self._note_refusal
+        )
+        self._stack.push_async_callback(server.close)
+
+    def _note_refusal(self) -> None:
+        self.counters.handshakes["unknown", "no_descriptors"] += 1
 
     async def _run_wheel(self) -> None:
         loop = asyncio.get_running_loop()
