@@ -17,6 +17,7 @@ class Counters:
         "closes",
         "commands",
         "connections",
+        "drops",
         "errors",
         "handshakes",
         "messages_in",
@@ -33,6 +34,8 @@ class Counters:
         """Finished handshakes by transport and result: `accepted` or the HTTP status."""
         self.closes: Counter[int] = Counter()
         """Ended connections by close code; 1006 where there was none."""
+        self.drops: Counter[str] = Counter()
+        """Frames that were meant for a client and not sent to it, by reason: `slow_consumer`."""
         self.errors: Counter[str] = Counter()
         """`error` answers to clients by code."""
         self.commands: Counter[str] = Counter()

@@ -221,6 +221,7 @@ class Peer(asyncio.Protocol):
 
     def _too_slow(self) -> None:
         if not self._ending and self._window is not None:
+            self.edge.counters.drops["slow_consumer"] += len(self._window)
             self._window.clear()
             self.finish(codes.SLOW_CONSUMER)
 
@@ -233,6 +234,13 @@ class Peer(asyncio.Protocol):
         self._blocked = False
         if self._window is not None:
             self._catch_up()
+
+    def eof_received(self) -> None:
+        """The peer has closed its side; the transport closes ours, because this returns nothing."""
+        if self._window is not None:
+            self.abort()  # nobody is there to take what waits
+        else:
+            self._leave()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()

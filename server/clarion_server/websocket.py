@@ -124,9 +124,6 @@ class WebSocket(Peer):
         self.code = codes.UNSUPPORTED_DATA.code
         self.finish(codes.UNSUPPORTED_DATA)
 
-    def eof_received(self) -> None:
-        """The peer has closed its side: so does the transport (by returning nothing)."""
-
     def _half_close(self) -> None:
         """Both have said close: ends our side, and waits for the peer to end its own."""
         if self._window is None and not self.transport.is_closing():
