@@ -4,9 +4,12 @@ Everything lives in this process and dies with it; a new process begins new epoc
 that resumes across a restart is told `recovered: false` and never given a wrong position.
 
 Bounds
-    All streams and idempotency keys together stay under `memory_bytes`. Beyond it the stream
-    that was used longest ago gives up its publications: its subscribers keep their position,
-    and whoever comes back too late is told. `evictions` counts them.
+    Publications, idempotency keys and the positions of topics that nobody is subscribed to stay
+    under `memory_bytes` together. Beyond it the stream that was used longest ago gives up its
+    publications: its subscribers keep their position, and whoever comes back too late is told.
+    `evictions` counts them. When no stream has anything to give, the oldest keys go.
+    The position of a topic with subscribers is part of what a subscription costs and is bounded
+    with those; if it counted here, subscribing to enough topics would push out everyone's history.
     A stream without publications, subscribers or questions for `POSITION_SECONDS` is forgotten.
 """
 
@@ -27,8 +30,9 @@ a client which missed nothing resumes as recovered. A day covers a laptop closed
 SWEEP_STREAMS = 2000
 """Streams looked at in one sweep: about 1 ms of work, and 100,000 streams in less than a minute."""
 
-KEY_BYTES = 300
-"""What a remembered idempotency key costs beside its own text, about."""
+KEY_BYTES = 480
+"""What a remembered idempotency key costs beside the text of key and topic (measured with
+tracemalloc: the receipt, its position, three tuples, the table's entry)."""
 
 
 class MemoryBroker:
@@ -55,13 +59,16 @@ class MemoryBroker:
         self._memory_bytes = memory_bytes
         self._key_ms = int(key_seconds * 1000)
         self._key_count = key_count
-        self._streams: OrderedDict[str, Stream] = OrderedDict()  # longest unused first
+        self._streams: dict[str, Stream] = {}
+        # Those that have something to give up, the longest unused first: every stream that has
+        # publications or no subscriber is here. Of the rest some are, until eviction meets them.
+        self._evictable: OrderedDict[str, Stream] = OrderedDict()
         self._keys: OrderedDict[tuple[str, str], tuple[int, Receipt]] = OrderedDict()
         self._attached: set[str] = set()
         self._sweep: list[str] = []
         self._feed: Feed | None = None
         self.bytes = 0
-        """Held by streams and idempotency keys, about."""
+        """What counts against `memory_bytes`, about."""
         self.evictions = 0
         """Streams that gave up publications for want of memory."""
 
@@ -87,15 +94,19 @@ class MemoryBroker:
         if key is not None:
             known = self._keys.get((topic, key))
             if known is not None and known[0] > now:
-                return known[1]._replace(duplicate=True)
+                return Receipt(topic, known[1].position, duplicate=True)
         options = self._history(topic)
         if options is None:
             publication = Publication(topic, data, now)
             position = None
         else:
-            stream = self._stream(topic, now)
+            stream = self._streams.get(topic)
+            if stream is None:
+                stream = self._begin(topic, now)
+            self._evictable[topic] = stream
+            self._evictable.move_to_end(topic)
             before = stream.bytes
-            publication = stream.append(topic, data, now, options)
+            publication = stream.append(data, now, options)
             position = Position(stream.epoch, stream.offset)
             self.bytes += stream.bytes - before
         receipt = Receipt(topic, position)
@@ -111,13 +122,17 @@ class MemoryBroker:
         if options is None:
             return Page(None, ())
         now = self._now()
-        stream = self._stream(topic, now)
+        stream = self._streams.get(topic)
+        if stream is None:
+            if topic not in self._attached:
+                # A question alone must not leave anything behind.
+                return Stream(topic, _epoch(), now).answer(want, now, options)
+            stream = self._begin(topic, now)
+        elif topic in self._evictable:
+            self._evictable.move_to_end(topic)
         before = stream.bytes
         page = stream.answer(want, now, options)
         self.bytes += stream.bytes - before
-        if topic not in self._attached and not stream.offset:
-            # A question alone must not leave anything behind.
-            self._forget(topic, stream)
         return page
 
     async def read(self, topic: str, want: Want) -> Page:
@@ -126,17 +141,28 @@ class MemoryBroker:
         return page
 
     def attach(self, topic: str) -> bool:
-        self._attached.add(topic)
+        if topic not in self._attached:
+            self._attached.add(topic)
+            if topic in self._streams:
+                self.bytes -= STREAM_BYTES
         return True
 
     async def attached(self, topic: str) -> None:
         pass
 
     def detach(self, topic: str) -> None:
+        if topic not in self._attached:
+            return
         self._attached.discard(topic)
         stream = self._streams.get(topic)
-        if stream is not None and not stream.offset:
-            self._forget(topic, stream)
+        if stream is not None:
+            self.bytes += STREAM_BYTES
+            if not stream.offset:
+                self._forget(topic, stream)
+            else:
+                self._evictable[topic] = stream
+                if self.bytes > self._memory_bytes:
+                    self._evict()
 
     def sweep(self) -> None:
         """Removes what has expired, a bounded part of it at a time. Call it every second."""
@@ -162,18 +188,16 @@ class MemoryBroker:
             if not stream and idle and topic not in self._attached:
                 self._forget(topic, stream)
 
-    def _stream(self, topic: str, now: int) -> Stream:
-        stream = self._streams.get(topic)
-        if stream is None:
-            # 48 random bits: that a client meets its old epoch by chance is not to be feared.
-            stream = self._streams[topic] = Stream(secrets.token_urlsafe(6), now)
+    def _begin(self, topic: str, now: int) -> Stream:
+        stream = self._streams[topic] = Stream(topic, _epoch(), now)
+        if topic not in self._attached:
             self.bytes += STREAM_BYTES
-        else:
-            self._streams.move_to_end(topic)
         return stream
 
     def _forget(self, topic: str, stream: Stream) -> None:
+        """Forgets the stream of a topic that is not attached."""
         del self._streams[topic]
+        self._evictable.pop(topic, None)
         self.bytes -= stream.bytes
 
     def _remember(self, topic: str, key: str, now: int, receipt: Receipt) -> None:
@@ -183,18 +207,16 @@ class MemoryBroker:
         while len(self._keys) >= self._key_count:
             self._drop_key(next(iter(self._keys)))
         self._keys[name] = (now + self._key_ms, receipt)
-        self.bytes += KEY_BYTES + len(key)
+        self.bytes += KEY_BYTES + len(topic) + len(key)
 
     def _drop_key(self, name: tuple[str, str]) -> None:
         del self._keys[name]
-        self.bytes -= KEY_BYTES + len(name[1])
+        self.bytes -= KEY_BYTES + len(name[0]) + len(name[1])
 
     def _evict(self) -> None:
         """Frees memory, the stream unused for longest first, then keys, the oldest first."""
-        for _ in range(len(self._streams)):
-            if self.bytes <= self._memory_bytes:
-                return
-            topic, stream = next(iter(self._streams.items()))
+        while self.bytes > self._memory_bytes and self._evictable:
+            topic, stream = self._evictable.popitem(last=False)
             if len(stream):
                 self.evictions += 1
             if topic in self._attached:
@@ -202,8 +224,12 @@ class MemoryBroker:
                 before = stream.bytes
                 stream.clear()
                 self.bytes += stream.bytes - before
-                self._streams.move_to_end(topic)
             else:
                 self._forget(topic, stream)
         while self.bytes > self._memory_bytes and self._keys:
             self._drop_key(next(iter(self._keys)))
+
+
+def _epoch() -> str:
+    # 48 random bits: that a client meets its old epoch by chance is not to be feared.
+    return secrets.token_urlsafe(6)
