@@ -9,7 +9,7 @@ Order and loss
     within one epoch, and feeds each worker in that order. In a topic without history the order
     is kept per publisher only, and delivery is at most once.
     When `publish` has returned a `Receipt` with a position, the publication is in the stream:
-    `read` finds it until the history's size or age removes it.
+    `read` finds it until the history's size or age, or the broker's bound on memory, removes it.
 
 Subscribing without gap or duplicate
     `attach` asks for the feed of a topic and says whether it is on; `attached` waits until it
@@ -25,7 +25,8 @@ Waiting
 What may not be assumed
     That `dispatch` is called for a worker's own publication before `publish` returns, or after.
     That a topic has a stream only because its namespace has history: one begins with the first
-    publication or the first question for it.
+    publication or the first question for it. As long as nothing was published, it may begin anew
+    with each question, unless the topic is attached: then its epoch holds.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class Want(NamedTuple):
     since: what follows this position, oldest first.
     last: the newest `last` publications, oldest first.
     Neither: all that is kept, or with `reverse`, newest first.
-    limit: at most this many publications; None is no limit but the stream's own.
+    limit: at most this many publications, from the beginning of the answer; None is no limit but
+        the stream's own.
     reverse: newest first; with `since`, what stands before that position.
     """
 
@@ -74,7 +76,8 @@ class Page(NamedTuple):
         published); None in a topic without history.
     publications: in the order that was asked for.
     complete: with `since`, whether nothing after that position is missing: the epoch is the
-        stream's and no publication in between was removed. True otherwise.
+        stream's and no publication in between was removed; with `reverse` too, whether the
+        position is one of the stream's. True otherwise.
     """
 
     position: Position | None
