@@ -37,6 +37,9 @@ _PLAIN = re.compile(
 _KEY = re.compile(r"[A-Za-z0-9+/]{21}[AQgw]==")
 """16 bytes in base64, in the one form in which the unused bits are zero."""
 
+_LINE = re.compile(rb"[\x21-\x7e]+ [\x21-\x7e]+ HTTP/1\.[01]\r\n")
+"""A method and a target of visible characters (RFC 9112, section 3); the library takes any."""
+
 _OTHER_METHOD = re.compile(rb"(?:POST|PUT|PATCH|DELETE|CONNECT|TRACE) [\x21-\x7e]+ HTTP/1\.1\r\n")
 
 _MAX_LINE = 8192
@@ -84,17 +87,26 @@ def response(
     content_type: str = "text/plain; charset=utf-8",
     headers: Sequence[tuple[str, str]] = (),
 ) -> bytes:
-    """A whole HTTP/1.1 answer, after which the connection is closed."""
+    """A whole HTTP/1.1 answer, after which the connection is closed.
+
+    Raises `ValueError` for a header with a line break in it: it would become two.
+    """
     phrase = http.HTTPStatus(status).phrase
     lines = [
         f"HTTP/1.1 {status} {phrase}",
-        f"Content-Type: {content_type}",
-        f"Content-Length: {len(body)}",
+        # A 204 has neither (RFC 9110, section 8.6).
+        *(_about(body, content_type) if status != 204 else ()),
         "Cache-Control: no-store",
         "Connection: close",
         *(f"{name}: {value}" for name, value in headers),
     ]
+    if any("\r" in line or "\n" in line for line in lines):
+        raise ValueError("a header must not have a line break")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + body
+
+
+def _about(body: bytes, content_type: str) -> tuple[str, str]:
+    return (f"Content-Type: {content_type}", f"Content-Length: {len(body)}")
 
 
 def parse(head: bytes) -> Request | Refusal:
@@ -172,6 +184,8 @@ def _parse_with_library(head: bytes) -> Request | Refusal:
     for name, value in received.headers.raw_items():
         name = name.lower()
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    if not _LINE.match(head):
+        return Refusal(400, Code.BAD_REQUEST, "the request line has characters that it must not")
     hosts = received.headers.get_all("Host")
     if received.protocol == "HTTP/1.1" and len(hosts) != 1:
         # RFC 9112, section 3.2: a MUST that the library leaves to us.
