@@ -261,7 +261,8 @@ class Poller:
         self._epoll = select.epoll()
         self._transports: dict[int, SocketTransport] = {}
         # Given up for a moment when descriptors run out, so that a client can be told.
-        self._reserve = os.open(os.devnull, os.O_RDONLY)
+        self._reserve: int | None = None
+        self._keep_reserve()
         self._resume: asyncio.TimerHandle | None = None
         loop.add_reader(self._epoll.fileno(), self._serve)
         loop.add_reader(sock.fileno(), self._accept)
@@ -284,7 +285,8 @@ class Poller:
         await done
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
-        os.close(self._reserve)
+        if self._reserve is not None:
+            os.close(self._reserve)
 
     def watch(self, fd: int, events: int) -> None:
         """Asks for `events` of a socket from now on."""
@@ -330,13 +332,20 @@ class Poller:
         self._epoll.register(fd, _READ)
         transport.get_protocol().connection_made(transport)
 
+    def _keep_reserve(self) -> None:
+        try:
+            self._reserve = os.open(os.devnull, os.O_RDONLY)
+        except OSError:
+            self._reserve = None  # somebody was quicker; the backlog waits
+
     def _turn_away(self) -> None:
         """Closes the oldest waiting connection, and waits for descriptors to be free again."""
-        os.close(self._reserve)
-        with suppress(OSError):
-            sock, _address = self._sock.accept()
-            sock.close()
-        self._reserve = os.open(os.devnull, os.O_RDONLY)
+        if self._reserve is not None:
+            os.close(self._reserve)
+            with suppress(OSError):
+                sock, _address = self._sock.accept()
+                sock.close()
+        self._keep_reserve()
         self._refused()
         log.error("no file descriptors are left: raise the limit (ulimit -n) or add a worker")
         self._loop.remove_reader(self._sock.fileno())
