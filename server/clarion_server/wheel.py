@@ -18,8 +18,7 @@ TICK_SECONDS = 0.1
 """The resolution: deadlines here are seconds, and ten looks at an empty bucket cost nothing."""
 
 BUCKETS = 512
-"""51 seconds ahead; what is due later is asked to wait once more on the way."""
-
+"""51 seconds ahead. What is due later, which is rare, waits once more on the way."""
 
 ABSENT = -1
 """In place of a bucket: not in the wheel."""
@@ -53,6 +52,8 @@ class Wheel:
         self.now = 0
         """The current tick."""
         self._buckets: list[set[Entry]] = [set() for _ in range(BUCKETS)]
+        self._far: dict[Entry, int] = {}
+        """The ticks of those that are due later than the buckets reach."""
         self._size = 0
 
     def __len__(self) -> int:
@@ -64,7 +65,10 @@ class Wheel:
 
     def add(self, entry: Entry, after: int) -> None:
         """Asks `entry`, which is absent, in `after` ticks, at least one."""
-        entry.bucket = (self.now + min(max(after, 1), BUCKETS - 1)) % BUCKETS
+        if after >= BUCKETS:
+            self._far[entry] = self.now + after
+            after = BUCKETS - 1
+        entry.bucket = (self.now + max(after, 1)) % BUCKETS
         self._buckets[entry.bucket].add(entry)
         self._size += 1
 
@@ -74,6 +78,7 @@ class Wheel:
             self._buckets[entry.bucket].remove(entry)
             entry.bucket = ABSENT
             self._size -= 1
+            self._far.pop(entry, None)
 
     def move(self, entry: Entry, after: int) -> None:
         """Asks `entry`, which may be absent, in `after` ticks and not before."""
@@ -92,6 +97,10 @@ class Wheel:
                 entry = bucket.pop()
                 entry.bucket = ABSENT
                 self._size -= 1
+                left = self._far.pop(entry, 0) - self.now
+                if left > 0:
+                    self.add(entry, left)
+                    continue
                 after = entry.due(self.now)
                 if after and entry.bucket == ABSENT:
                     self.add(entry, after)
