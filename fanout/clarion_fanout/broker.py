@@ -55,12 +55,14 @@ class HistoryOptions(NamedTuple):
 class Want(NamedTuple):
     """A question about a topic's stream. At most one of `since` and `last` is given.
 
-    since: what follows this position, oldest first.
+    since: what follows this position, oldest first; all that is kept if it is not one of the
+        stream's.
     last: the newest `last` publications, oldest first.
     Neither: all that is kept, or with `reverse`, newest first.
     limit: at most this many publications, from the beginning of the answer; None is no limit but
         the stream's own.
-    reverse: newest first; with `since`, what stands before that position.
+    reverse: newest first; with `since`, what stands before that position, which is nothing if it
+        is not one of the stream's.
     """
 
     since: Position | None = None
