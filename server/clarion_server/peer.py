@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -100,6 +101,8 @@ class Peer(asyncio.Protocol):
 
     def answer(self, answer: protocol.AnyAnswer) -> None:
         self.send(self.encode_answer(answer))
+        if isinstance(answer, protocol.Welcome | protocol.Refreshed):
+            self.mind_expiry()
 
     def subscribed(self, answer: protocol.Subscribed, start: Position | None) -> None:
         self.answer(answer)
@@ -310,17 +313,30 @@ class Peer(asyncio.Protocol):
         if self._ending:
             self.abort()
             return 0
+        if self.session.expired:  # also of a client that manages to be behind for ever
+            self.finish(codes.TOKEN_EXPIRED)
+            return 0
         if self._window is not None:
             moved = self.transport.get_write_buffer_size() + (len(self._window) << 32)
             if self._window.stuck(now, moved, edge.window_ticks):
                 self._too_slow()
                 return 0
             return _LOOK
-        if self.session.expired:
-            self.finish(codes.TOKEN_EXPIRED)
-            return 0
         after = self.keep_alive(now)
+        return min(after, self._token_ticks()) if after else 0
+
+    def mind_expiry(self) -> None:
+        """Sees to it that a token that was accepted just now is looked at when it ends.
+
+        It is where that comes before the next ping. Later ones are met on the way.
+        """
+        left = self._token_ticks()
+        if left < self.edge.ping_ticks and self._window is None and not self._ending:
+            self.edge.wheel.move(self, left)
+
+    def _token_ticks(self) -> int:
+        """In how many ticks the token ends."""
         identity = self.session.identity
-        if after and identity is not None and identity.expires is not None:
-            after = min(after, ticks(max(0.0, identity.expires - edge.now())))
-        return after
+        if identity is None or identity.expires is None:
+            return sys.maxsize
+        return ticks(max(0.0, identity.expires - self.edge.now()))

@@ -103,6 +103,7 @@ class EventStream(Peer):
         for topic, since in topics.items():
             self.session.subscribe(topic, since, 0 if since else last)
         self.uncork()
+        self.mind_expiry()
 
     def may_bulk(self) -> bool:
         return self._positions is None

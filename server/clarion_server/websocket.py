@@ -57,7 +57,7 @@ class WebSocket(Peer):
     def begin(self, accepted: bytes, token: str | None, rest: bytes) -> None:
         """Answers the handshake, says welcome if it can, and handles bytes that came with it."""
         edge = self.edge
-        edge.wheel.add(self, edge.connect_ticks)
+        edge.wheel.add(self, min(edge.connect_ticks, edge.ping_ticks))
         edge.corked = self
         edge.cork.append(accepted)
         self.session.identify(token)
