@@ -82,7 +82,8 @@ class WebSocket(Peer):
         counters.bytes_in += len(data)
         limits = edge.config.limits
         events, parser = receive(self._parser, data, limits.message_bytes, limits.fragments)
-        if parser is not None and (events or parser is not self._parser):
+        # It is the same for as long as the message is incomplete, pings in between or not.
+        if parser is not None and parser is not self._parser:
             parser.since = edge.wheel.now
         self._parser = parser
         if self._ending:
@@ -139,9 +140,16 @@ class WebSocket(Peer):
                 return 0
             return self._deadline - now
         parser = self._parser
-        if parser is not None and not parser.over and now - parser.since >= edge.message_ticks:
+        if parser is not None and not parser.over:
+            left = parser.since + edge.message_ticks - now
+            if left > 0:
+                return min(left, self._await_pong(now))
             self.finish(Close(codes.BAD_REQUEST.code, "a message was not completed in time"))
             return 0
+        return self._await_pong(now)
+
+    def _await_pong(self, now: int) -> int:
+        edge = self.edge
         if self._pinged and self._seen < self._pinged:
             left = self._pinged + edge.pong_ticks - now
             if left > 0:
