@@ -32,8 +32,9 @@ log = logging.getLogger(__name__)
 EVENTS = 256
 """Sockets served in one turn: at 40 us for a handshake, the dearest thing that happens, 10 ms."""
 
-ACCEPTS = 64
-"""Connections accepted in one turn: 1 ms, so that those accepted before are served meanwhile."""
+ACCEPTS = 512
+"""Connections accepted in one turn: 8 ms. More than are served in one, so that a storm waits here
+and not in the kernel's backlog: what does not fit there is dropped and comes back after a second."""
 
 READ_BYTES = 16 * 1024
 """Read at once from one socket. Commands are a hundred bytes; a longer message takes turns."""
