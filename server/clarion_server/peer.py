@@ -48,6 +48,7 @@ class Peer(asyncio.Protocol):
     __slots__ = (
         "_blocked",
         "_ending",
+        "_taken",
         "_window",
         "bucket",
         "bulk",
@@ -77,6 +78,7 @@ class Peer(asyncio.Protocol):
         """The close code, once there is one."""
         self.session = Session(edge, self)
         self._window: Window | None = None
+        self._taken = 0  # times that something was taken from a window
         self._blocked = False
         self._ending = False
         # Nothing may wait in the transport but the rest of one write.
@@ -197,6 +199,7 @@ class Peer(asyncio.Protocol):
         window = self._window
         while window is not None and len(window):
             frames = window.take(WRITE_BYTES)
+            self._taken += 1
             data = frames[0] if len(frames) == 1 else b"".join(frames)
             written = write(self.key, data)
             if written == FAILED:
@@ -317,7 +320,8 @@ class Peer(asyncio.Protocol):
             self.finish(codes.TOKEN_EXPIRED)
             return 0
         if self._window is not None:
-            moved = self.transport.get_write_buffer_size() + (len(self._window) << 32)
+            # Not the window's length: that grows with every publication.
+            moved = self._taken << 32 | self.transport.get_write_buffer_size()
             if self._window.stuck(now, moved, edge.window_ticks):
                 self._too_slow()
                 return 0
