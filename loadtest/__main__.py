@@ -1,0 +1,61 @@
+"""python -m loadtest SCENARIO: see README.md."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import time
+from pathlib import Path
+
+from loadtest import machine
+from loadtest.carriers import CLARION
+
+SCENARIOS = {
+    "fanout": "one topic, 1,000 subscribers: deliveries a second, beside a bare loop of sends",
+    "wide": "one topic, 10,000 subscribers, 10 publications a second: when is the last one served",
+    "memory": "bytes that an idle, subscribed connection takes",
+    "storm": "15,000 clients connect and subscribe at once",
+    "autobahn": "the Autobahn test suite's fuzzing client against /echo",
+}
+
+DISTURBED = 0.1
+"""Cores that others may use before a result says so: they take them from either of the two."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m loadtest", description=__doc__)
+    scenarios = parser.add_subparsers(dest="scenario", required=True, metavar="SCENARIO")
+    for name, text in SCENARIOS.items():
+        scenario = scenarios.add_parser(
+            name, help=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        importlib.import_module(f"loadtest.{name}").options(scenario)
+        scenario.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
+        scenario.add_argument("--command", default=CLARION, help="what starts the server")
+        scenario.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="CLARION_...=VALUE",
+            help="an option of the server, as an environment variable",
+        )
+    args = parser.parse_args()
+    args.environment = dict(item.split("=", 1) for item in args.set)
+    machine.pin(machine.GENERATOR_CPU)
+    others, began = machine.all_cpu_seconds() - machine.own_cpu_seconds(), time.monotonic()
+    result = importlib.import_module(f"loadtest.{args.scenario}").run(args)
+    others = machine.all_cpu_seconds() - machine.own_cpu_seconds() - others
+    if others > DISTURBED * (time.monotonic() - began):
+        cores = others / (time.monotonic() - began)
+        result.notes.append(
+            f"others took {cores:.2f} of the machine's cores meanwhile: times and rates say little"
+        )
+    result.show()
+    if args.json:
+        result.write(args.json)
+    sys.exit(1 if result.faults else 0)
+
+
+if __name__ == "__main__":
+    main()
