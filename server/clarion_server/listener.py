@@ -84,6 +84,7 @@ class Arrival(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._edge.wheel.remove(self)
+        self._transport = None  # which refers to us; see `Peer.connection_lost`
         if not self._done:
             self._edge.counters.handshakes["unknown", "abandoned"] += 1
 

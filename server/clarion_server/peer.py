@@ -250,8 +250,12 @@ class Peer(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._leave()
+        self._ending = True
         self.edge.wheel.remove(self)
         self._window = None
+        # The session and the transport refer to us: without them we are freed at once, and need
+        # not be found by the garbage collector, which does not look at us any more (`garbage`).
+        del self.session, self.transport
         counters = self.edge.counters
         counters.connections[self.kind] -= 1
         counters.closes[self.code or 1006] += 1
