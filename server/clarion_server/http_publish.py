@@ -1,0 +1,210 @@
+"""Publishing through the private API: one message, a batch of them, or one for many topics.
+
+`data` is cut out of the body as it stands, checked once and spliced into frames later; it never
+becomes a Python object here. In a batch and in a broadcast each message has a result of its own,
+and none suffers from another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeAlias
+
+import msgspec
+from aiohttp import web
+
+from clarion_fanout import payload
+from clarion_fanout.broker import Broker, BrokerUnavailable
+from clarion_fanout.publication import Draft, PayloadError, Receipt
+from clarion_server.codes import Code
+from clarion_server.counters import Counters
+from clarion_server.http_bodies import TopicName, checked, decode, read
+from clarion_server.http_errors import Failure, Refusal, answer, unavailable
+from clarion_server.options import Limits
+
+PORTION = 500
+"""Messages that are checked and published in one turn of the event loop: about 3 ms with small
+ones. A larger batch shares the loop with everybody else."""
+
+Data = Annotated[
+    msgspec.Raw,
+    msgspec.Meta(description="Any JSON, passed on to subscribers as it is.", examples=[{"n": 1}]),
+]
+Key = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=128,
+        description="Idempotency key: a second message of the same topic with the same key is not"
+        " published again while the key is remembered.",
+    ),
+]
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A message to publish."""
+
+    topic: TopicName
+    data: Data
+    id: Key | None = None
+
+
+_Element = Annotated[
+    # Decoded one by one, so that what is wrong with one does not fail the others.
+    msgspec.Raw,
+    msgspec.Meta(extra_json_schema={"anyOf": [{"$ref": "#/components/schemas/Message"}, {}]}),
+]
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Messages to publish, in order. What is not a message gets an error as its result."""
+
+    messages: list[_Element]
+
+
+class Broadcast(msgspec.Struct, frozen=True):
+    """One message for many topics. The idempotency key counts in each topic by itself."""
+
+    topics: list[str]
+    data: Data
+    id: Key | None = None
+
+
+class Published(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The message was accepted. `epoch` and `offset` are its position, in topics with history.
+
+    duplicate: the idempotency key was known; the position is that of the first time.
+    """
+
+    topic: TopicName
+    epoch: str | msgspec.UnsetType = msgspec.UNSET
+    offset: int | msgspec.UnsetType = msgspec.UNSET
+    duplicate: bool = False
+
+
+_Outcome = Annotated[
+    # A union of Structs without tags is encoded by msgspec, but not described.
+    Any,
+    msgspec.Meta(
+        extra_json_schema={
+            "anyOf": [
+                {"$ref": "#/components/schemas/Published"},
+                {"$ref": "#/components/schemas/Failure"},
+            ]
+        }
+    ),
+]
+
+
+class Results(msgspec.Struct, frozen=True):
+    """What became of each message, in the order of the request."""
+
+    results: list[_Outcome]
+
+
+Outcome: TypeAlias = Published | Failure
+Entry: TypeAlias = Draft | Failure
+
+_MESSAGE = msgspec.json.Decoder(Message)
+_BATCH = msgspec.json.Decoder(Batch)
+_BROADCAST = msgspec.json.Decoder(Broadcast)
+
+
+class Publisher:
+    """The handlers of `/v1/publish`, `/v1/publish/batch` and `/v1/broadcast`."""
+
+    def __init__(self, *, limits: Limits, broker: Broker, counters: Counters) -> None:
+        self._limits = limits
+        self._broker = broker
+        self._counters = counters
+
+    async def one(self, request: web.Request) -> web.Response:
+        draft = self._draft(decode(_MESSAGE, await read(request, self._limits)))
+        (receipt,) = await self._broker.publish((draft,))
+        if isinstance(receipt, BrokerUnavailable):
+            raise receipt
+        if not receipt.duplicate:
+            self._counters.publications["api"] += 1
+        return answer(_published(receipt))
+
+    async def batch(self, request: web.Request) -> web.Response:
+        messages = decode(_BATCH, await read(request, self._limits)).messages
+        self._bound(len(messages), "messages")
+        results: list[Outcome] = []
+        for start in range(0, len(messages), PORTION):
+            if start:
+                await asyncio.sleep(0)
+            part = messages[start : start + PORTION]
+            results += await self._publish([self._entry(raw) for raw in part])
+        return answer(Results(results))
+
+    async def broadcast(self, request: web.Request) -> web.Response:
+        broadcast = decode(_BROADCAST, await read(request, self._limits))
+        topics, key = broadcast.topics, broadcast.id
+        self._bound(len(topics), "topics")
+        data = self._data(broadcast.data)
+        results: list[Outcome] = []
+        for start in range(0, len(topics), PORTION):
+            if start:
+                await asyncio.sleep(0)
+            part = topics[start : start + PORTION]
+            results += await self._publish([_addressed(topic, data, key) for topic in part])
+        return answer(Results(results))
+
+    async def _publish(self, entries: Sequence[Entry]) -> list[Outcome]:
+        drafts = [entry for entry in entries if isinstance(entry, Draft)]
+        receipts = await self._broker.publish(drafts) if drafts else ()
+        outcomes = [_outcome(receipt) for receipt in receipts]
+        self._counters.publications["api"] += sum(
+            isinstance(outcome, Published) and not outcome.duplicate for outcome in outcomes
+        )
+        if len(drafts) == len(entries):
+            return outcomes
+        rest = iter(outcomes)
+        return [entry if isinstance(entry, Failure) else next(rest) for entry in entries]
+
+    def _entry(self, raw: msgspec.Raw) -> Entry:
+        try:
+            return self._draft(decode(_MESSAGE, raw))
+        except Refusal as refusal:
+            return Failure(refusal.error)
+
+    def _draft(self, message: Message) -> Draft:
+        topic = checked(message.topic)
+        return Draft(topic, self._data(message.data, topic), message.id)
+
+    def _data(self, raw: msgspec.Raw, topic: str | None = None) -> bytes:
+        data = bytes(raw)
+        try:
+            return payload.check(data, self._limits.data_bytes)
+        except PayloadError as error:
+            if len(data) > self._limits.data_bytes:
+                raise Refusal(413, Code.TOO_LARGE, str(error), topic=topic) from None
+            raise Refusal(400, Code.BAD_DATA, str(error), topic=topic) from None
+
+    def _bound(self, count: int, what: str) -> None:
+        if count > self._limits.batch:
+            text = f"{count} {what}, the limit is {self._limits.batch}"
+            raise Refusal(413, Code.TOO_LARGE, text)
+
+
+def _addressed(topic: str, data: bytes, key: str | None) -> Entry:
+    try:
+        return Draft(checked(topic), data, key)
+    except Refusal as refusal:
+        return Failure(refusal.error)
+
+
+def _outcome(receipt: Receipt | BrokerUnavailable) -> Outcome:
+    if isinstance(receipt, BrokerUnavailable):
+        return Failure(unavailable(receipt))
+    return _published(receipt)
+
+
+def _published(receipt: Receipt) -> Published:
+    topic, position, duplicate = receipt
+    if position is None:
+        return Published(topic, duplicate=duplicate)
+    epoch, offset = position
+    return Published(topic, epoch, offset, duplicate)

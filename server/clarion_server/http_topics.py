@@ -1,0 +1,169 @@
+"""Asking about topics through the private API: their history, their presence, and a list."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import msgspec
+from aiohttp import web
+
+from clarion_fanout.broker import Broker, Want
+from clarion_fanout.hub import Hub
+from clarion_fanout.publication import Position, Publication
+from clarion_server.codes import Code
+from clarion_server.http_bodies import TopicName, TopicStart, checked, query
+from clarion_server.http_errors import Refusal, answer
+from clarion_server.options import Config
+
+HISTORY_BYTES = 8 * 1024 * 1024
+"""Of `data` in one answer, about: what the largest request takes by default. A page that is cut
+there is a short page, as if `limit` had been smaller."""
+
+PORTION = 5000
+"""Topics looked at in one turn of the event loop: less than 1 ms."""
+
+
+class HistoryQuery(msgspec.Struct, frozen=True):
+    """What of a topic's history is wanted; see the operation's description."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
+    since_epoch: Annotated[str, msgspec.Meta(max_length=64)] | msgspec.UnsetType = msgspec.UNSET
+    since_offset: Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)] | msgspec.UnsetType = (
+        msgspec.UNSET
+    )
+    reverse: Literal["true", "false"] = "false"
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A message in a topic's history. `ts`: when it was accepted, Unix milliseconds."""
+
+    offset: int
+    ts: int
+    data: msgspec.Raw
+
+
+class History(msgspec.Struct, frozen=True):
+    """A part of a topic's history.
+
+    epoch, offset: the position of the topic's newest message; offset 0 if there never was one.
+    complete: with `since_...`, whether nothing after that position is missing.
+    """
+
+    topic: TopicName
+    epoch: str
+    offset: int
+    messages: list[Kept]
+    complete: bool
+
+
+class TopicsQuery(msgspec.Struct, frozen=True):
+    """Which topics are wanted: those that start with `prefix` and sort behind `after`."""
+
+    prefix: TopicStart = ""
+    after: TopicStart = ""
+    limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1000
+
+
+class Subscribed(msgspec.Struct, frozen=True):
+    """A topic and how many connections are subscribed to it."""
+
+    topic: TopicName
+    subscribers: int
+
+
+class Topics(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Topics with subscribers, sorted. `next` is the `after` of the next page, if there is one."""
+
+    topics: list[Subscribed]
+    next: TopicName | msgspec.UnsetType = msgspec.UNSET
+
+
+class TopicReader:
+    """The handlers of `/v1/topics...`."""
+
+    def __init__(self, *, config: Config, broker: Broker, hub: Hub) -> None:
+        self._config = config
+        self._broker = broker
+        self._hub = hub
+
+    async def history(self, request: web.Request) -> web.Response:
+        topic = checked(request.match_info["topic"])
+        wanted = query(request, HistoryQuery)
+        since = _since(wanted)
+        if not self._config.namespace(topic).history_size:
+            raise _no_history(topic)
+        want = Want(since=since, limit=wanted.limit, reverse=wanted.reverse == "true")
+        page = self._broker.peek(topic, want)
+        if page is None:
+            page = await self._broker.read(topic, want)
+        if page.position is None:
+            raise _no_history(topic)
+        epoch, offset = page.position
+        messages = [
+            Kept(kept.offset, kept.ts, msgspec.Raw(kept.data))
+            for kept in _bounded(page.publications)
+        ]
+        return answer(History(topic, epoch, offset, messages, page.complete))
+
+    async def presence(self, request: web.Request) -> web.Response:
+        topic = checked(request.match_info["topic"])
+        text = "the topic's namespace keeps no presence"
+        raise Refusal(404, Code.NO_PRESENCE, text, topic=topic)
+
+    async def topics(self, request: web.Request) -> web.Response:
+        wanted = query(request, TopicsQuery)
+        prefix = checked(wanted.prefix) if wanted.prefix else ""
+        after = checked(wanted.after) if wanted.after else ""
+        names = await self._first(prefix, after, wanted.limit + 1)
+        # Some may have lost their subscribers since, or have none yet.
+        tables = self._hub.topics
+        listed = [
+            Subscribed(name, tables[name].size)
+            for name in names[: wanted.limit]
+            if name in tables and tables[name].size
+        ]
+        more = names[wanted.limit - 1] if len(names) > wanted.limit else msgspec.UNSET
+        return answer(Topics(listed, more))
+
+    async def _first(self, prefix: str, after: str, count: int) -> list[str]:
+        """The first `count` names that qualify, sorted; a bounded piece of work at a time."""
+        names = list(self._hub.topics)
+        first: list[str] = []
+        for start in range(0, len(names), PORTION):
+            if start:
+                await asyncio.sleep(0)
+            part = names[start : start + PORTION]
+            if len(first) < count:
+                first += [n for n in part if n > after and n.startswith(prefix)]
+            else:
+                # Most names are behind what has been found: the cheapest test comes first.
+                last = first[-1]
+                first += [n for n in part if after < n < last and n.startswith(prefix)]
+            first.sort()
+            del first[count:]
+        return first
+
+
+def _since(wanted: HistoryQuery) -> Position | None:
+    epoch, offset = wanted.since_epoch, wanted.since_offset
+    if epoch is msgspec.UNSET and offset is msgspec.UNSET:
+        return None
+    if epoch is msgspec.UNSET or offset is msgspec.UNSET:
+        raise Refusal(400, Code.BAD_REQUEST, "since_epoch and since_offset come together")
+    return Position(epoch, offset)
+
+
+def _bounded(publications: Sequence[Publication]) -> Sequence[Publication]:
+    """As many as fit into an answer, one at least."""
+    size = 0
+    for count, publication in enumerate(publications):
+        size += len(publication.data)
+        if size > HISTORY_BYTES and count:
+            return publications[:count]
+    return publications
+
+
+def _no_history(topic: str) -> Refusal:
+    return Refusal(404, Code.NO_HISTORY, "the topic's namespace keeps no history", topic=topic)
