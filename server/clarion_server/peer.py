@@ -47,7 +47,9 @@ class Peer(asyncio.Protocol):
 
     __slots__ = (
         "_blocked",
+        "_end_tick",
         "_ending",
+        "_hushed",
         "_taken",
         "_window",
         "bucket",
@@ -62,8 +64,6 @@ class Peer(asyncio.Protocol):
 
     kind = ""
     """The transport's name in metrics."""
-    half_closes = False
-    """Whether the end of our side of the TCP stream is how this kind ends."""
     form: Form
 
     def __init__(self, edge: Edge, transport: asyncio.Transport, key: int) -> None:
@@ -80,7 +80,9 @@ class Peer(asyncio.Protocol):
         self._window: Window | None = None
         self._taken = 0  # times that something was taken from a window
         self._blocked = False
+        self._hushed = False
         self._ending = False
+        self._end_tick = 0
         # Nothing may wait in the transport but the rest of one write.
         transport.set_write_buffer_limits(high=0)
         edge.counters.connections[self.kind] += 1
@@ -98,6 +100,13 @@ class Peer(asyncio.Protocol):
     def keep_alive(self, now: int) -> int:
         """Does what is due at tick `now`; see `wheel.Entry.due`."""
         raise NotImplementedError
+
+    def half_closes(self) -> bool:
+        """Whether our side of the TCP stream ends with what was written last."""
+        raise NotImplementedError
+
+    def caught_up(self) -> None:
+        """What was put off while the client was behind can be done."""
 
     # Writing
 
@@ -212,9 +221,11 @@ class Peer(asyncio.Protocol):
         self._window = None
         if not self._ending:
             self.edge.hub.set_bulk(self, self.may_bulk())
-        elif self.half_closes:
+        elif self.half_closes():
             self.transport.write_eof()
-        self.transport.resume_reading()
+        if not self._hushed:
+            self.transport.resume_reading()
+        self.caught_up()
 
     def may_bulk(self) -> bool:
         """Whether this client may be written to together with others while it keeps up."""
@@ -265,6 +276,7 @@ class Peer(asyncio.Protocol):
     # Ending
 
     def hush(self, quiet: bool) -> None:
+        self._hushed = quiet
         if quiet:
             self.transport.pause_reading()
         elif self._window is None:
@@ -290,9 +302,11 @@ class Peer(asyncio.Protocol):
         self.uncork()
         self._leave()
         self._ending = True
-        if self._window is None and self.half_closes:
+        if self._window is None and self.half_closes():
             self.transport.write_eof()
+        self._hushed = False
         self.transport.resume_reading()
+        self._end_tick = self.edge.wheel.now + self.edge.close_ticks
         self.edge.wheel.move(self, self.edge.close_ticks)
 
     def abort(self) -> None:
@@ -318,6 +332,8 @@ class Peer(asyncio.Protocol):
         """What the wheel asks for; see `wheel.Entry.due`."""
         edge = self.edge
         if self._ending:
+            if now < self._end_tick:  # the wheel asks early where it is too small
+                return self._end_tick - now
             self.abort()
             return 0
         if self.session.expired:  # also of a client that manages to be behind for ever

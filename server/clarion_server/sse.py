@@ -80,7 +80,6 @@ class EventStream(Peer):
     __slots__ = ("_positions",)
 
     kind = "sse"
-    half_closes = True
     form: Form = EVENT
 
     def __init__(
@@ -134,6 +133,9 @@ class EventStream(Peer):
 
     def encode_end(self, close: Close) -> bytes:
         return b""
+
+    def half_closes(self) -> bool:
+        return True
 
     def deliver(self, topic: Topic, publications: Sequence[Publication]) -> None:
         if self._positions is None:

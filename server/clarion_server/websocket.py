@@ -34,7 +34,7 @@ from clarion_server.frames import (
     frame,
     receive,
 )
-from clarion_server.peer import Peer
+from clarion_server.peer import WRITE_BYTES, Peer
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 class WebSocket(Peer):
     """One client that speaks clarion.v1 over a WebSocket."""
 
-    __slots__ = ("_deadline", "_parser", "_pinged", "_seen")
+    __slots__ = ("_deadline", "_parser", "_pinged", "_rest", "_seen")
 
     kind = "websocket"
     form: Form = WEBSOCKET
@@ -50,6 +50,7 @@ class WebSocket(Peer):
     def __init__(self, edge: Edge, transport: asyncio.Transport, key: int) -> None:
         super().__init__(edge, transport, key)
         self._parser: Parser | None = None
+        self._rest: list[Event] | None = None  # received, and put off until the client caught up
         self._seen = edge.wheel.now
         self._pinged = 0
         self._deadline = edge.wheel.now + edge.connect_ticks
@@ -86,11 +87,22 @@ class WebSocket(Peer):
         if parser is not None and parser is not self._parser:
             parser.since = edge.wheel.now
         self._parser = parser
+        if self._rest is not None:
+            self._rest += events
+        else:
+            self._serve(events)
+
+    def caught_up(self) -> None:
+        if self._rest is not None:
+            rest, self._rest = self._rest, None
+            self._serve(rest)
+
+    def _serve(self, events: list[Event]) -> None:
         if self._ending:
             if any(event.kind == CLOSE for event in events):
                 self._half_close()
             return
-        edge.corked = self
+        self.edge.corked = self
         try:
             self._handle(events)
         except Exception:
@@ -99,8 +111,15 @@ class WebSocket(Peer):
         self.uncork()
 
     def _handle(self, events: list[Event]) -> None:
-        counters = self.edge.counters
-        for event in events:
+        """Handles events, as long as the client takes the answers.
+
+        An answer may be ten thousand times as long as its command: a read's worth of them must
+        not be made before the first was taken.
+        """
+        edge = self.edge
+        counters = edge.counters
+        enough = counters.written_bytes + WRITE_BYTES
+        for place, event in enumerate(events, 1):
             kind = event.kind
             if kind == TEXT:
                 counters.messages_in += 1
@@ -112,8 +131,17 @@ class WebSocket(Peer):
             elif kind == CLOSE:
                 self.code = event.code
                 self.end(event.payload)
-                self._half_close()
             if self._ending:
+                return
+            if counters.written_bytes > enough:
+                self.uncork()
+                if self._ending:
+                    return
+                edge.corked = self
+                enough = counters.written_bytes + WRITE_BYTES
+            if self._window is not None and place < len(events):
+                self._rest = events[place:]
+                self.transport.pause_reading()
                 return
 
     def text(self, payload: bytes) -> None:
@@ -124,6 +152,10 @@ class WebSocket(Peer):
         """Handles a binary message: clarion.v1 has none."""
         self.code = codes.UNSUPPORTED_DATA.code
         self.finish(codes.UNSUPPORTED_DATA)
+
+    def half_closes(self) -> bool:
+        """Once both have said close, or the client broke the protocol."""
+        return self._parser is not None and self._parser.over
 
     def _half_close(self) -> None:
         """Both have said close: ends our side, and waits for the peer to end its own."""
