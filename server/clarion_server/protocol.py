@@ -210,16 +210,21 @@ def decode(text: bytes) -> AnyCommand:
     """Reads a command from a text message (valid UTF-8). Raises `BadCommand`."""
     try:
         return _decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except _UNREADABLE as error:
         raise _explained(text, error) from None
+
+
+_UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
 
 def _explained(text: bytes, error: Exception) -> BadCommand:
     try:
         head = _decode_head(text)
-    except msgspec.ValidationError:
-        return BadCommand("a message is a JSON object", UNSET)
-    except (msgspec.DecodeError, RecursionError) as broken:
+    except msgspec.ValidationError as invalid:
+        # `op` and `id` may be anything but a number that is out of every range.
+        is_object = text.lstrip(b" \t\r\n").startswith(b"{")
+        return BadCommand(str(invalid) if is_object else "a message is a JSON object", UNSET)
+    except _UNREADABLE as broken:
         reason = "nested too deeply" if isinstance(broken, RecursionError) else str(broken)
         return BadCommand(f"not a JSON object: {reason}", UNSET)
     id: Id | UnsetType = UNSET
