@@ -82,7 +82,7 @@ class Worker:
             permissions=Permissions(config.namespace),
             authenticator=Authenticator(config.auth, self.keys),
             keys=self.keys,
-            origins=Origins(_origins(config), loopback=config.development),
+            origins=Origins(config.origins, loopback=config.development),
             counters=self.counters,
             wheel=self.wheel,
             tasks=self.tasks,
@@ -141,6 +141,8 @@ class Worker:
         stack.callback(private.close)
         self.port = public.getsockname()[1]
         self.api_port = private.getsockname()[1]
+        origins = _origins(config, self.api_port)
+        self.edge.origins = Origins(origins, loopback=config.development)
 
         await self.keys.start()
         stack.push_async_callback(self.keys.close)
@@ -210,10 +212,11 @@ class Worker:
         await self._stack.aclose()
 
 
-def _origins(config: Config) -> list[str]:
+def _origins(config: Config, api_port: int) -> list[str]:
     """The configured origins, and the page on the private port."""
     host = f"[{config.api_host}]" if ":" in config.api_host else config.api_host
-    return [*config.origins, f"http://{host}:{config.api_port}"]
+    hosts = {host, "localhost"} if host in ("127.0.0.1", "[::1]") else {host}
+    return [*config.origins, *(f"http://{name}:{api_port}" for name in sorted(hosts))]
 
 
 async def _run(config: Config) -> int:

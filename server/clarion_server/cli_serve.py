@@ -59,11 +59,6 @@ def run(options: argparse.Namespace) -> int:
     loaded = config.read(options.config, flags=flags)
     for warning in loaded.warnings:
         print(f"clarion: warning: {warning}", file=sys.stderr)
-    if loaded.config.development:
-        print(
-            "clarion: development mode, open to everyone on this machine and to nobody else",
-            file=sys.stderr,
-        )
     # The server's modules take a while to load; what is wrong with a configuration shows at once.
     from clarion_server.app import serve
 

@@ -156,7 +156,14 @@ class AuthOptions(Section, frozen=True, kw_only=True):
         ),
     ] = ALGORITHMS
     issuer: Annotated[str, option("the `iss` that a token must have", "Empty: not checked.")] = ""
-    audience: Annotated[str, option("the `aud` that a token must have", "Empty: not checked.")] = ""
+    audience: Annotated[
+        str,
+        option(
+            "the `aud` that a token must have",
+            "Empty: a token that is meant for somebody (has an `aud`) is refused"
+            " (RFC 7519, 4.1.3).",
+        ),
+    ] = ""
     leeway_s: Annotated[
         float,
         option(
