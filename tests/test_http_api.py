@@ -92,15 +92,17 @@ async def test_a_compressed_body_is_refused_unopened(api: Api, encoding: str) ->
 
 
 async def test_a_client_that_leaves_in_the_middle_is_no_fault_of_the_server(
-    api: Api, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
-    writer.write(request("/v1/publish", "Content-Length: 10", "Expect: 100-continue"))
-    assert (await reader.readline()).startswith(b"HTTP/1.1 100")
-    writer.write(b"{")
-    writer.close()
-    await writer.wait_closed()
-    assert (await api.get("/livez")).status == 200
+    async with serving() as api:
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+        writer.write(request("/v1/publish", "Content-Length: 10", "Expect: 100-continue"))
+        assert (await reader.readline()).startswith(b"HTTP/1.1 100")
+        writer.write(b"{")
+        writer.close()
+        await writer.wait_closed()
+        assert (await api.get("/livez")).status == 200
+    # The server has ended, and with it the request that was in progress.
     assert not caplog.records
 
 

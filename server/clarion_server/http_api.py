@@ -26,7 +26,7 @@ from clarion_server.counters import Counters
 from clarion_server.http_clients import ClientControl, Directory
 from clarion_server.http_errors import Refusal, busy, refuse, translated
 from clarion_server.http_guard import Guard
-from clarion_server.http_info import Self
+from clarion_server.http_info import About
 from clarion_server.http_publish import Publisher
 from clarion_server.http_topics import TopicReader
 from clarion_server.metrics import Metrics
@@ -71,7 +71,7 @@ def build(
     publisher = Publisher(limits=config.limits, broker=broker, counters=counters)
     reader = TopicReader(config=config, broker=broker, hub=hub)
     control = ClientControl(limits=config.limits, directory=directory)
-    about = Self(
+    about = About(
         config=config,
         hub=hub,
         counters=counters,

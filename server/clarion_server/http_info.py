@@ -61,7 +61,7 @@ class Ready(msgspec.Struct, frozen=True):
     reasons: list[str]
 
 
-class Self:
+class About:
     """The handlers of what is about the server itself."""
 
     def __init__(
