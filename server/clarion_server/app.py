@@ -41,6 +41,9 @@ from clarion_server.wheel import TICK_SECONDS, Wheel
 
 log = logging.getLogger(__name__)
 
+_clock = time.perf_counter
+"""Seconds since some moment, finer than the loop's own: for what watches the loop itself."""
+
 _HOUSEKEEPING_TICKS = round(1 / TICK_SECONDS)
 """The broker's sweep comes once a second."""
 
@@ -73,8 +76,8 @@ class Worker:
         )
         self.keys = KeyRing(config.auth)
         self.directory = Directory(self.wheel)
-        self.lag = Lag(clock=time.monotonic)
-        self.garbage = Garbage(owned=self._owned, clock=time.monotonic)
+        self.lag = Lag(clock=_clock)
+        self.garbage = Garbage(owned=self._owned, clock=_clock)
         self.edge = Edge(
             config=config,
             broker=self.broker,
@@ -95,8 +98,8 @@ class Worker:
             broker=self.broker,
             lag=self.lag,
             garbage=self.garbage,
-            process=Process(time.monotonic),
-            clock=time.monotonic,
+            process=Process(_clock),
+            clock=_clock,
         )
         self._draining = False
         self._stack = AsyncExitStack()
@@ -123,7 +126,7 @@ class Worker:
     def not_ready(self) -> list[str]:
         """Reasons why a balancer should look elsewhere; none when it should not."""
         reasons = ["draining"] if self._draining else []
-        return reasons + self.lag.reasons(time.monotonic())
+        return reasons + self.lag.reasons(_clock())
 
     async def start(self) -> None:
         """Opens both ports. Raises `OSError` or `KeysError`; then nothing is left behind."""
@@ -149,13 +152,14 @@ class Worker:
         await self.broker.start(self.hub)
         stack.push_async_callback(self.broker.close)
         stack.push_async_callback(self.tasks.close)
-        self.garbage.install()
-        stack.callback(self.garbage.remove)
         self.tasks.start(self.keys.run(), "keys")
         self.tasks.start(self.lag.run(), "loop lag")
         self.tasks.start(self._run_wheel(), "timers")
         await self._serve_api(private)
         await self._serve_clients(public)
+        # Last: what is alive now lives as long as the server.
+        self.garbage.install()
+        stack.callback(self.garbage.remove)
 
     async def _serve_api(self, sock: socket.socket) -> None:
         application = http_api.build(
@@ -166,9 +170,10 @@ class Worker:
             counters=self.counters,
             readiness=self.not_ready,
             metrics=self.metrics,
-            now=time.time,
+            now=_clock,
+            public_port=self.port,
         )
-        runner = web.AppRunner(application, access_log=None, handle_signals=False)
+        runner = http_api.runner(application, self.config)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, sock).start()
@@ -189,7 +194,7 @@ class Worker:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             self.wheel.advance(int((loop.time() - start) / TICK_SECONDS))
-            self.garbage.tick(time.monotonic())
+            self.garbage.tick(_clock())
             if self.wheel.now >= housekeeping:
                 housekeeping = self.wheel.now + _HOUSEKEEPING_TICKS
                 self.broker.sweep()
