@@ -29,22 +29,33 @@ from clarion_server.protocol import Since
 
 _HEARTBEAT = b":\n\n"
 
-_MAX_FIELDS = 200
-"""Fields in a query string; more topics than any configuration allows."""
+_OTHER_FIELDS = 100
+"""Fields in a query string beside the topics: `last`, `token`, and what proxies and pages add."""
+
+_ID_BYTES = 7000
+"""The longest event id: the browser sends it back in a header, and 8 KiB is the longest line that
+we and most proxies take. A stream that could not resume is refused when it begins."""
+
+_POSITION_BYTES = 26
+"""A topic's part of it beside the name: an epoch of 8 characters, an offset of up to 15 digits."""
 
 
 def topics_of(request: Request, edge: Edge) -> tuple[dict[str, Since | None], int] | Refusal:
     """The topics that a request asks for, each with where to resume, and `last`."""
+    limit = edge.config.limits.sse_topics
+    most = limit + _OTHER_FIELDS
     try:
-        fields = parse_qsl(request.query, keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+        fields = parse_qsl(request.query, keep_blank_values=True, max_num_fields=most)
     except ValueError:
         return Refusal(400, Code.BAD_REQUEST, "too many fields in the query")
     names = [value for name, value in fields if name == "topic"]
     if not names:
         return Refusal(400, Code.BAD_REQUEST, "name the topics: /sse?topic=a&topic=b")
-    limit = edge.config.limits.sse_topics
     if len(names) > limit:
         return Refusal(400, Code.TOO_MANY, f"a stream has at most {limit} topics")
+    positioned = {name for name in names if edge.config.namespace(name).history_size}
+    if sum(len(name) + _POSITION_BYTES for name in positioned) > _ID_BYTES:
+        return Refusal(400, Code.TOO_MANY, "too many topics with such long names; use two streams")
     for name in names:
         if not is_topic(name):
             return Refusal(400, Code.BAD_TOPIC, why_not_a_topic(name))
@@ -95,7 +106,13 @@ class EventStream(Peer):
         edge = self.edge
         edge.wheel.add(self, edge.ping_ticks)
         if len(topics) > 1:
-            self._positions = {}
+            # Every id has the position of every topic from the start. The stream may be cut
+            # while the first topic is replayed, and the others must not lose theirs.
+            self._positions = {
+                topic: position_id(topic, since.epoch, since.offset)
+                for topic, since in topics.items()
+                if since is not None
+            }
             self.bulk = False
         edge.corked = self
         edge.cork.append(head + f"retry: {RETRY_MS[1]}\n\n".encode())
