@@ -68,13 +68,14 @@ def listen(host: str, port: int) -> socket.socket:
 class Arrival(asyncio.Protocol):
     """A connection whose request has not been read yet."""
 
-    __slots__ = ("_deadline", "_done", "_edge", "_head", "_transport", "bucket")
+    __slots__ = ("_bodiless", "_deadline", "_done", "_edge", "_head", "_transport", "bucket")
 
     def __init__(self, edge: Edge) -> None:
         self._edge = edge
         self._transport: asyncio.Transport | None = None
         self._head: bytes | bytearray = b""
         self._done = False
+        self._bodiless = False
         self._deadline = edge.wheel.now + edge.handshake_ticks
         self.bucket = ABSENT
 
@@ -129,7 +130,9 @@ class Arrival(asyncio.Protocol):
         try:
             if isinstance(request, Refusal):
                 self._refuse("unknown", request)
-            elif request.path == "/ws" or (request.path == "/echo" and self._edge.config.echo):
+                return
+            self._bodiless = request.method == "HEAD"
+            if request.path == "/ws" or (request.path == "/echo" and self._edge.config.echo):
                 self._websocket(request, rest)
             elif request.path == "/sse":
                 self._sse(request)
@@ -223,10 +226,7 @@ class Arrival(asyncio.Protocol):
         reasons = self._edge.not_ready() if request.path == "/readyz" else []
         status = 503 if reasons else 200
         body = msgspec.json.encode({"ready": False, "reasons": reasons}) if reasons else b"ok\n"
-        answer = response(status, body)
-        if request.method == "HEAD":
-            answer = answer[: answer.index(END) + len(END)]
-        self._end("health", status, answer)
+        self._end("health", status, response(status, body))
 
     def _hand_over(self) -> tuple[asyncio.Transport, int]:
         """Gives the connection away: its transport and file descriptor."""
@@ -252,6 +252,8 @@ class Arrival(asyncio.Protocol):
         self._done = True
         self._head = b""
         self._edge.counters.handshakes[kind, str(status)] += 1
+        if self._bodiless:  # RFC 9110, section 9.3.2
+            answer = answer[: answer.index(END) + len(END)]
         if not transport.is_closing():
             transport.write(answer)
             transport.write_eof()
