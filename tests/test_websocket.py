@@ -444,13 +444,15 @@ async def test_a_token_ends_the_connection_when_it_ends(how: str) -> None:
 
 
 async def test_a_refreshed_token_lets_the_connection_live_on() -> None:
-    async with running() as worker:
-        async with connected(worker.port, f"/ws?token={expiring(0.3)}") as client:
-            await client.send(command("refresh", id=1, token=expiring(60)))
-            assert (await client.said("refreshed"))["expires_ms"] > 50_000
-            await asyncio.sleep(0.6)
-            await client.send(command("ping"))
-            await client.said("pong")
+    async with (
+        running() as worker,
+        connected(worker.port, f"/ws?token={expiring(0.3)}") as client,
+    ):
+        await client.send(command("refresh", id=1, token=expiring(60)))
+        assert (await client.said("refreshed"))["expires_ms"] > 50_000
+        await asyncio.sleep(0.6)
+        await client.send(command("ping"))
+        await client.said("pong")
 
 
 async def test_a_client_that_is_behind_all_the_time_is_still_ended_with_its_token() -> None:
@@ -471,15 +473,18 @@ async def test_a_client_that_is_behind_all_the_time_is_still_ended_with_its_toke
 
 async def test_only_a_silent_client_is_pinged() -> None:
     config = configuration(keepalive=Keepalive(ping_s=SHORT, pong_s=60))
-    async with running(config) as worker:
-        async with connected(worker.port) as busy, connected(worker.port) as silent:
-            start = time.monotonic()
-            while after(start) < 3 * SHORT:
-                await busy.send(masked(b"", PONG))
-                await asyncio.sleep(0.05)
-            await busy.send(command("ping"))
-            assert await busy.said() == {"op": "pong"}
-            assert await silent.frame() == Frame(PING, b"")
+    async with (
+        running(config) as worker,
+        connected(worker.port) as busy,
+        connected(worker.port) as silent,
+    ):
+        start = time.monotonic()
+        while after(start) < 3 * SHORT:
+            await busy.send(masked(b"", PONG))
+            await asyncio.sleep(0.05)
+        await busy.send(command("ping"))
+        assert await busy.said() == {"op": "pong"}
+        assert await silent.frame() == Frame(PING, b"")
 
 
 async def test_a_client_that_does_not_answer_a_ping_is_gone() -> None:
@@ -561,13 +566,16 @@ async def test_a_peer_that_closes_but_keeps_its_socket_is_reset() -> None:
 async def test_deadlines_longer_than_a_turn_of_the_timers_are_kept() -> None:
     # Virtual time: the worker's own clock cannot be turned forward, its wheel can.
     config = configuration(limits=Limits(handshake_s=100), keepalive=Keepalive(close_s=100))
-    async with running(config) as worker:
-        async with wire(worker.port) as silent, connected(worker.port) as closing_one:
-            await closing_one.send(masked(b"", BINARY))
-            assert (await closing_one.goodbye())[0] == 1003
-            await until(lambda: len(worker.wheel) == 2)
-            worker.wheel.advance(worker.wheel.now + 900)
-            assert len(worker.wheel) == 2
-            worker.wheel.advance(worker.wheel.now + 150)
-            assert (await silent.answer()).status == 408
-            assert not await closing_one.ended()
+    async with (
+        running(config) as worker,
+        wire(worker.port) as silent,
+        connected(worker.port) as closing_one,
+    ):
+        await closing_one.send(masked(b"", BINARY))
+        assert (await closing_one.goodbye())[0] == 1003
+        await until(lambda: len(worker.wheel) == 2)
+        worker.wheel.advance(worker.wheel.now + 900)
+        assert len(worker.wheel) == 2
+        worker.wheel.advance(worker.wheel.now + 150)
+        assert (await silent.answer()).status == 408
+        assert not await closing_one.ended()
