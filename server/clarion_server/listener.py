@@ -21,10 +21,12 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from clarion_server import codes
 from clarion_server.auth import ANONYMOUS, Identity, KeyUnknown, TokenRefused
 from clarion_server.codes import Code
 from clarion_server.edge import Edge
 from clarion_server.handshake import END, Refusal, Request, parse, response, upgrade
+from clarion_server.peer import Peer
 from clarion_server.sse import EventStream, topics_of
 from clarion_server.websocket import Echo, WebSocket
 from clarion_server.wheel import ABSENT
@@ -59,9 +61,9 @@ def listen(host: str, port: int) -> socket.socket:
         sock.bind((host, port))
         sock.listen(BACKLOG)
         sock.setblocking(False)
-    except BaseException:
+    except OSError as error:
         sock.close()
-        raise
+        raise OSError(error.errno, f"{error.strerror} ({host}:{port})") from error
     return sock
 
 
@@ -164,6 +166,7 @@ class Arrival(asyncio.Protocol):
         peer = kind(edge, transport, key)
         transport.set_protocol(peer)
         peer.begin(answer, token_of(request), rest)
+        self._send_on(peer)
 
     def _sse(self, request: Request) -> None:
         edge = self._edge
@@ -200,6 +203,15 @@ class Arrival(asyncio.Protocol):
         transport.set_protocol(stream)
         lines = "".join(f"{name}: {value}\r\n" for name, value in cors).encode("latin-1")
         stream.begin(_SSE_HEAD + lines + b"\r\n", names, last)
+        self._send_on(stream)
+
+    def _send_on(self, peer: Peer) -> None:
+        """Sends a client elsewhere that came while the worker drains, which balancers learn late.
+
+        Not with a 503: a page would not know why, and an EventSource would never come back.
+        """
+        if self._edge.when_empty is not None:  # somebody waits for the end
+            peer.finish(codes.DRAINING)
 
     def _identity(self, request: Request) -> Identity | Refusal:
         edge = self._edge
