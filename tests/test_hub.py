@@ -1,0 +1,495 @@
+"""The hub: who gets what, in which order, in how many writes. See also test_hub_machine.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from clarion_fanout.broker import HistoryOptions
+from clarion_fanout.hub import HOLD_BYTES, JOIN_BYTES, SCATTER_BYTES, Hub
+from clarion_fanout.publication import Publication
+from support.clock import Clock
+from support.receivers import Lines, Socket, Sockets, WatchedBroker
+
+
+class Worker:
+    """A hub with clients to make."""
+
+    def __init__(self) -> None:
+        self.broker = WatchedBroker(history=lambda _topic: HistoryOptions(10, 60), now=Clock())
+        self.wakes = 0
+        self.hub = Hub(broker=self.broker, outlet=Sockets(), wake=self._wake)
+        self.lines = Lines("l")
+        self._keys = 0
+        self._offset = 0
+
+    def _wake(self) -> None:
+        self.wakes += 1
+
+    def client(
+        self, *topics: str, form: Lines | None = None, alone: bool = False, room: int | None = None
+    ) -> Socket:
+        self._keys += 1
+        client = Socket(self.hub, self._keys, form or self.lines, alone=alone)
+        client.room = room
+        self.subscribe(client, *topics)
+        return client
+
+    def subscribe(self, client: Socket, *topics: str) -> None:
+        for topic in topics:
+            self.hub.settle(topic)
+            self.broker.attach(topic)
+            self.hub.add(client, topic)
+
+    def unsubscribe(self, client: Socket, name: str) -> None:
+        topic = self.hub.find(client, name)
+        assert topic is not None
+        self.hub.remove(client, topic)
+
+    def publish(self, topic: str, *data: str, size: int = 0) -> list[Publication]:
+        """Dispatches publications with the given data, padded to `size`."""
+        publications: list[Publication] = []
+        for each in data:
+            self._offset += 1
+            padded = each.ljust(size).encode()
+            publications.append(Publication(topic, padded, 0, self._offset, "epoch"))
+            self.hub.dispatch(publications[-1])
+        return publications
+
+
+@pytest.fixture
+def worker() -> Worker:
+    return Worker()
+
+
+# Delivery
+
+
+def test_a_publication_reaches_every_subscriber_of_its_topic_and_nobody_else(
+    worker: Worker,
+) -> None:
+    clients = [worker.client("a"), worker.client("a", "b"), worker.client("b"), worker.client()]
+    worker.publish("a", "1")
+    worker.hub.flush()
+    assert [client.got("a") for client in clients] == [["1"], ["1"], [], []]
+    assert all(client.got("b") == [] for client in clients)
+
+
+def test_nothing_is_sent_before_the_flush_and_nothing_twice(worker: Worker) -> None:
+    client = worker.client("a")
+    worker.publish("a", "1")
+    assert client.writes == []
+    worker.hub.flush()
+    worker.hub.flush()
+    assert client.got("a") == ["1"]
+
+
+def test_one_flush_is_asked_for_in_a_turn(worker: Worker) -> None:
+    worker.client("a", "b")
+    worker.publish("a", "1", "2")
+    worker.publish("b", "3")
+    worker.hub.settle("a")
+    worker.hub.settle("b")
+    worker.publish("a", "4")
+    assert worker.wakes == 1
+    worker.hub.flush()
+    worker.publish("b", "5")
+    assert worker.wakes == 2
+
+
+def test_a_topic_without_receivers_asks_for_no_flush_and_is_counted(worker: Worker) -> None:
+    worker.publish("a", "1")
+    assert worker.wakes == 0
+    assert worker.hub.received == 1
+    worker.hub.flush()
+
+
+def test_what_one_turn_brings_for_a_topic_is_one_write(worker: Worker) -> None:
+    clients = [worker.client("a") for _ in range(3)]
+    worker.publish("a", *map(str, range(100)))
+    worker.hub.flush()
+    for client in clients:
+        assert len(client.writes) == 1
+        assert client.got("a") == [str(n) for n in range(100)]
+
+
+def test_several_topics_are_one_write_for_each_receiver_in_them(worker: Worker) -> None:
+    both, one, other = worker.client("a", "b"), worker.client("a"), worker.client("b", "c")
+    worker.publish("a", "1", "2")
+    worker.publish("b", "3")
+    worker.publish("a", "4")
+    worker.hub.flush()
+    for client in (both, one, other):
+        assert len(client.writes) == 1
+    assert (both.got("a"), both.got("b")) == (["1", "2", "4"], ["3"])
+    assert (one.got("a"), one.got("b")) == (["1", "2", "4"], [])
+    assert (other.got("a"), other.got("b")) == ([], ["3"])
+
+
+def test_each_form_gets_its_own_bytes_and_is_asked_once(worker: Worker) -> None:
+    other = Lines("other")
+    clients = [worker.client("a", form=form) for form in (worker.lines, other) for _ in range(3)]
+    clients.append(worker.client("a", form=other, alone=True))
+    clients[0].room = 0
+    worker.publish("a", "1", "2")
+    worker.hub.flush()
+    clients[0].catch_up()
+    assert all(client.got("a") == ["1", "2"] for client in clients)
+    assert (worker.lines.encoded, other.encoded) == (2, 2)
+
+
+def test_a_receiver_with_bytes_of_its_own_is_delivered_to_alone(worker: Worker) -> None:
+    client = worker.client("a", "b", alone=True)
+    worker.publish("a", "1", "2")
+    worker.publish("b", "3")
+    worker.hub.flush()
+    assert client.delivered == [("a", 2), ("b", 1)]
+    assert (client.got("a"), client.got("b")) == (["1", "2"], ["3"])
+
+
+# Bounds on writes
+
+
+def test_a_write_joins_no_more_than_its_bound(worker: Worker) -> None:
+    client = worker.client("a")
+    frame = len(b"l|a|;")
+    half = JOIN_BYTES // 2 - frame
+    worker.publish("a", *"1234", size=half)
+    worker.hub.flush()
+    assert [len(write) for write in client.writes] == [JOIN_BYTES, JOIN_BYTES]
+    client.writes.clear()
+    worker.publish("a", *"567", size=half + 1)
+    worker.hub.flush()
+    assert len(client.writes) == 3
+    assert client.got("a") == list("1234567")
+
+
+def test_a_frame_beyond_the_bound_is_a_write_of_its_own(worker: Worker) -> None:
+    client = worker.client("a")
+    worker.publish("a", "1")
+    worker.publish("a", "2", size=JOIN_BYTES)
+    worker.publish("a", "3", "4")
+    worker.hub.flush()
+    assert len(client.writes) == 3
+    assert client.got("a") == ["1", "2", "3", "4"]
+
+
+def test_what_one_receiver_is_written_over_all_its_topics_is_bounded(worker: Worker) -> None:
+    topics = [f"t{n}" for n in range(100)]
+    client, slow = worker.client(*topics), worker.client(*topics, room=0)
+    for topic in topics:
+        worker.publish(topic, "1", "2", size=SCATTER_BYTES // 50)
+    worker.hub.flush()
+    headers = 100 * len("l|t00|;")
+    assert len(client.writes) <= 5
+    assert max(map(len, client.writes)) <= SCATTER_BYTES + headers
+    # Who fell behind in the first write gets references to the frames that all share.
+    assert len(slow.delivered) > 70
+    slow.catch_up()
+    for topic in topics:
+        assert client.got(topic) == slow.got(topic) == ["1", "2"]
+
+
+# Falling behind
+
+
+def test_who_is_cut_short_gets_the_rest_and_what_follows_in_order(worker: Worker) -> None:
+    slow, fast = worker.client("a", room=12), worker.client("a")
+    worker.publish("a", "1", "2", "3")
+    worker.hub.flush()
+    assert slow.behind
+    assert not slow.bulk
+    assert slow.got("a") == ["1", "2"]
+    worker.publish("a", "4")
+    worker.hub.flush()
+    assert slow.delivered == [("a", 1)]
+    slow.catch_up()
+    assert slow.bulk
+    worker.publish("a", "5")
+    worker.hub.flush()
+    assert slow.got("a") == fast.got("a") == list("12345")
+    assert slow.delivered == [("a", 1)]
+
+
+@pytest.mark.parametrize("room", [0, 10, JOIN_BYTES - 1, JOIN_BYTES, 2 * JOIN_BYTES + 7])
+@pytest.mark.parametrize("at_once", [False, True])
+def test_who_falls_behind_between_writes_gets_the_rest_once(
+    worker: Worker, room: int, at_once: bool
+) -> None:
+    slow, fast = worker.client("a", room=room), worker.client("a")
+    slow.catches_up_at_once = at_once
+    worker.publish("a", *"1234567", size=JOIN_BYTES // 2 - 5)
+    worker.hub.flush()
+    assert slow.behind is not at_once
+    slow.catch_up()
+    assert slow.got("a") == fast.got("a") == list("1234567")
+    assert slow.bulk
+
+
+def test_who_is_cut_short_in_several_topics_gets_the_rest_of_each(worker: Worker) -> None:
+    slow, fast = worker.client("a", "b", room=7), worker.client("a", "b")
+    for round in "12":
+        worker.publish("a", round)
+        worker.publish("b", round)
+        worker.hub.flush()
+    slow.catch_up()
+    for topic in "ab":
+        assert slow.got(topic) == fast.got(topic) == ["1", "2"]
+
+
+def test_saying_twice_that_a_receiver_keeps_up_changes_nothing(worker: Worker) -> None:
+    client = worker.client("a")
+    worker.hub.set_bulk(client, True)
+    worker.hub.set_bulk(client, False)
+    worker.hub.set_bulk(client, False)
+    worker.publish("a", "1")
+    worker.hub.flush()
+    assert client.got("a") == ["1"]
+
+
+def test_a_subscription_of_one_who_is_behind_is_delivered_to_it_alone(worker: Worker) -> None:
+    client = worker.client("a", room=0)
+    worker.publish("a", "1")
+    worker.hub.flush()
+    worker.subscribe(client, "b")
+    worker.publish("b", "2")
+    worker.hub.flush()
+    assert client.delivered == [("b", 1)]
+    client.catch_up()
+    assert (client.got("a"), client.got("b")) == (["1"], ["2"])
+
+
+# Leaving
+
+
+def test_what_was_dispatched_before_unsubscribing_arrives_and_nothing_after(
+    worker: Worker,
+) -> None:
+    client, other = worker.client("a"), worker.client("a")
+    worker.publish("a", "1")
+    worker.unsubscribe(client, "a")
+    worker.publish("a", "2")
+    worker.hub.flush()
+    assert client.got("a") == ["1"]
+    assert other.got("a") == ["1", "2"]
+    assert worker.hub.find(client, "a") is None
+    assert client.topics == []
+
+
+def test_a_subscription_begins_behind_what_is_pending(worker: Worker) -> None:
+    early = worker.client("a")
+    worker.publish("a", "1")
+    late = worker.client("a")
+    worker.publish("a", "2")
+    worker.hub.flush()
+    assert early.got("a") == ["1", "2"]
+    assert late.got("a") == ["2"]
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_receiver_may_end_while_its_last_publications_are_sent(
+    worker: Worker, alone: bool
+) -> None:
+    client = worker.client("a", "b", alone=alone)
+    client.dead = True
+    worker.publish("a", "1")
+    worker.unsubscribe(client, "a")
+    assert client.left
+    assert worker.hub.topics == {}
+    assert worker.hub.subscriptions == 0
+
+
+def test_leaving_ends_every_subscription_and_forgets_what_nobody_wants(worker: Worker) -> None:
+    client, other = worker.client("a", "b", "c"), worker.client("b")
+    worker.publish("a", "1")
+    worker.publish("b", "2")
+    client.leave()
+    assert set(worker.hub.topics) == worker.broker.attached_topics == {"b"}
+    assert worker.hub.subscriptions == 1
+    worker.hub.flush()
+    assert client.writes == []
+    assert other.got("b") == ["2"]
+    worker.publish("a", "3")
+    worker.hub.flush()
+    client.leave()
+    assert worker.hub.subscriptions == 1
+
+
+def test_the_key_of_one_who_left_may_be_used_anew(worker: Worker) -> None:
+    old = worker.client("a", "b")
+    worker.publish("a", "1")
+    old.leave()
+    new = Socket(worker.hub, old.key, worker.lines)
+    worker.subscribe(new, "a")
+    worker.publish("a", "2")
+    worker.publish("b", "3")
+    worker.hub.flush()
+    worker.hub.set_bulk(old, False)
+    assert old.writes == []
+    assert new.got("a") == ["2"]
+    assert new.got("b") == []
+
+
+@pytest.mark.parametrize("topics", [["a"], ["a", "b"], ["a", "b", "c"]])
+def test_a_receiver_whose_connection_is_broken_leaves_in_the_middle_of_a_flush(
+    worker: Worker, topics: list[str]
+) -> None:
+    first, broken, last = (worker.client(*topics) for _ in range(3))
+    broken.dead = True
+    for topic in topics:
+        worker.publish(topic, "1", "2")
+    worker.hub.flush()
+    for topic in topics:
+        assert first.got(topic) == last.got(topic) == ["1", "2"]
+    assert broken.left
+    assert worker.hub.subscriptions == 2 * len(topics)
+
+
+def test_who_leaves_in_the_first_of_several_writes_gets_none_of_the_others(
+    worker: Worker,
+) -> None:
+    broken, fast = worker.client("a"), worker.client("a")
+    broken.dead = True
+    worker.publish("a", *"123", size=JOIN_BYTES - 10)
+    worker.hub.flush()  # the socket itself refuses what comes after it left
+    assert broken.left
+    assert fast.got("a") == ["1", "2", "3"]
+
+
+def test_a_topic_further_on_may_end_with_a_receiver_that_leaves(worker: Worker) -> None:
+    client = worker.client("a", "b", "c", alone=True)
+    client.room, client.patience = 0, 1
+    for topic in "abc":
+        worker.publish(topic, "1", "2")
+    worker.hub.flush()
+    assert client.left
+    assert worker.hub.topics == {}
+    assert worker.broker.attached_topics == set()
+    worker.hub.flush()
+
+
+def test_the_feed_of_a_topic_ends_with_its_last_receiver(worker: Worker) -> None:
+    one, other = worker.client("a"), worker.client("a", form=Lines("other"))
+    worker.unsubscribe(one, "a")
+    assert worker.broker.attached_topics == {"a"}
+    worker.unsubscribe(other, "a")
+    assert worker.broker.attached_topics == set()
+    assert worker.hub.topics == {}
+
+
+# Joining a stream whose past must be asked for
+
+
+def admitted(worker: Worker, client: Socket, *, after: int, held: list[Publication]) -> list[int]:
+    """Holds, dispatches `held`, admits; returns the offsets beyond the past."""
+    hold = worker.hub.hold("a")
+    for publication in held:
+        worker.hub.dispatch(publication)
+    return [each.offset for each in worker.hub.admit(hold, client, "epoch", after)]
+
+
+@pytest.mark.parametrize("after", range(6))
+def test_a_hold_gives_what_the_past_did_not_contain(worker: Worker, after: int) -> None:
+    held = [Publication("a", b"x", 0, offset, "epoch") for offset in (2, 3, 4)]
+    newer = admitted(worker, worker.client(), after=after, held=held)
+    assert newer == [offset for offset in (2, 3, 4) if offset > after]
+
+
+def test_what_is_pending_at_the_admission_comes_from_the_hold_only(worker: Worker) -> None:
+    early, late = worker.client("a"), worker.client()
+    worker.publish("a", "1")
+    hold = worker.hub.hold("a")
+    worker.publish("a", "2")
+    worker.hub.flush()
+    worker.publish("a", "3")
+    late.replay(worker.hub.admit(hold, late, "epoch", 1))
+    worker.publish("a", "4")
+    worker.hub.flush()
+    assert early.got("a") == ["1", "2", "3", "4"]
+    assert late.got("a") == ["2", "3", "4"]
+    assert worker.hub.find(late, "a") is not None
+
+
+def test_a_topic_without_history_has_no_past_that_a_hold_could_repeat(worker: Worker) -> None:
+    held = [Publication("a", b"x", 0), Publication("a", b"y", 0)]
+    hold = worker.hub.hold("a")
+    for publication in held:
+        worker.hub.dispatch(publication)
+    assert worker.hub.admit(hold, worker.client(), "", 0) == held
+
+
+def test_another_epoch_is_no_part_of_the_past(worker: Worker) -> None:
+    held = [Publication("a", b"x", 0, 1, "new epoch")]
+    assert admitted(worker, worker.client(), after=7, held=held) == [1]
+
+
+def test_a_hold_keeps_its_topic_and_the_feed(worker: Worker) -> None:
+    worker.broker.attach("a")
+    hold = worker.hub.hold("a")
+    client = worker.client("a")
+    client.leave()
+    assert worker.broker.attached_topics == {"a"}
+    worker.publish("a", "1")
+    late = worker.client()
+    assert len(worker.hub.admit(hold, late, "epoch", 0)) == 1
+    late.leave()
+    assert worker.broker.attached_topics == set()
+    assert worker.hub.topics == {}
+
+
+def test_the_last_hold_that_is_released_ends_the_feed(worker: Worker) -> None:
+    worker.broker.attach("a")
+    one, other = worker.hub.hold("a"), worker.hub.hold("a")
+    worker.publish("a", "1")
+    worker.hub.release(one)
+    worker.hub.release(one)
+    assert worker.broker.attached_topics == {"a"}
+    worker.hub.release(other)
+    assert worker.broker.attached_topics == set()
+    assert worker.hub.topics == {}
+    worker.hub.flush()
+
+
+def test_releasing_after_the_admission_does_nothing(worker: Worker) -> None:
+    client, hold = worker.client(), worker.hub.hold("a")
+    worker.hub.admit(hold, client, "epoch", 0)
+    worker.hub.release(hold)
+    worker.publish("a", "1")
+    worker.hub.flush()
+    assert client.got("a") == ["1"]
+
+
+@pytest.mark.parametrize("size", [0, 1000, HOLD_BYTES])
+def test_a_hold_is_bounded_and_then_knows_only_where_the_topic_goes_on(
+    worker: Worker, size: int
+) -> None:
+    hold = worker.hub.hold("a")
+    data = b" " * size
+    kept = 0
+    while not hold.broken:
+        kept += 1
+        worker.hub.dispatch(Publication("a", data, 0, kept, "epoch"))
+        assert kept < 100_000, "it is never broken"
+    assert kept * size <= HOLD_BYTES + size
+    worker.hub.dispatch(Publication("a", data, 0, kept + 1, "epoch"))
+    assert [each.offset for each in hold.publications] == [kept + 1]
+    newer = worker.hub.admit(hold, worker.client(), "epoch", 0)
+    assert [each.offset for each in newer] == [kept + 1]
+
+
+# Counters
+
+
+def test_the_counters_tell_what_was_handed_out(worker: Worker) -> None:
+    worker.client("a")
+    worker.client("a", "b")
+    worker.client("a", alone=True)
+    assert worker.hub.subscriptions == 4
+    worker.publish("a", "1", "2")
+    worker.hub.flush()
+    assert (worker.hub.received, worker.hub.deliveries) == (2, 6)
+    assert worker.hub.delivered_bytes == 2 * 2 * len("l|a|1;")
+    worker.publish("a", "3")
+    worker.publish("b", "4")
+    worker.hub.flush()
+    assert (worker.hub.received, worker.hub.deliveries) == (4, 10)
+    assert worker.hub.delivered_bytes == 7 * len("l|a|1;")
