@@ -422,9 +422,7 @@ class Hub:
     def _discard(self, topic: Topic) -> None:
         """Forgets a topic that nobody here wants any more."""
         if not topic.size and topic.holds is None:
-            if topic.pending is not None:
-                topic.pending = None
-                del self._dirty[topic]
+            # What is pending meets no receivers in the flush.
             del self.topics[topic.name]
             self._broker.detach(topic.name)
 
