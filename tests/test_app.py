@@ -75,14 +75,18 @@ async def test_keys_that_cannot_be_read_are_an_error_that_leaves_nothing_behind(
 
 
 async def test_two_workers_live_side_by_side_and_one_after_the_other() -> None:
-    async with running() as one, running() as two:
-        async with connected(one.port) as client, connected(two.port) as other:
-            await client.subscribe("a")
-            await other.subscribe("a")
-            await publish(one, "a", "of one")
-            await publish(two, "a", "of two")
-            assert (await client.said("message"))["data"] == "of one"
-            assert (await other.said("message"))["data"] == "of two"
+    async with (
+        running() as one,
+        running() as two,
+        connected(one.port) as client,
+        connected(two.port) as other,
+    ):
+        await client.subscribe("a")
+        await other.subscribe("a")
+        await publish(one, "a", "of one")
+        await publish(two, "a", "of two")
+        assert (await client.said("message"))["data"] == "of one"
+        assert (await other.said("message"))["data"] == "of two"
     async with running() as three, connected(three.port):
         pass
     await only_this_task()
@@ -148,55 +152,55 @@ async def test_draining_says_goodbye_and_waits_until_everybody_is_gone() -> None
 
 
 async def test_draining_does_not_wait_for_those_who_never_answer() -> None:
-    async with running(configuration(keepalive=Keepalive(close_s=0.3))) as worker:
-        async with (
-            connected(worker.port) as silent,
-            connected(worker.port, receive_buffer=4096) as behind,
-        ):
-            await behind.subscribe("a")
-            for _ in range(200):
-                await publish(worker, "a", "x" * 20_000)
-            start = time.monotonic()
-            await worker.drain()
-            assert 0.2 <= time.monotonic() - start <= 0.7
-            assert not clients(worker)
-            assert (await silent.goodbye())[0] == 4000
+    async with (
+        running(configuration(keepalive=Keepalive(close_s=0.3))) as worker,
+        connected(worker.port) as silent,
+        connected(worker.port, receive_buffer=4096) as behind,
+    ):
+        await behind.subscribe("a")
+        for _ in range(200):
+            await publish(worker, "a", "x" * 20_000)
+        start = time.monotonic()
+        await worker.drain()
+        assert 0.2 <= time.monotonic() - start <= 0.7
+        assert not clients(worker)
+        assert (await silent.goodbye())[0] == 4000
 
 
 async def test_while_draining_newcomers_are_sent_on_and_health_says_so() -> None:
-    async with running(configuration(keepalive=Keepalive(close_s=2))) as worker:
-        async with (
-            connected(worker.port) as early,
-            wire(worker.port) as half,
-            asyncio.TaskGroup() as group,
-        ):
-            await half.send(handshake()[:40])
-            await until(lambda: len(worker.wheel) == 2)
-            draining = group.create_task(worker.drain())
-            assert (await early.goodbye())[0] == 4000
-            for port in (worker.port, worker.api_port):
-                async with wire(port) as probe:
-                    await probe.send(get("/readyz", "Connection: close"))
-                    answer = await probe.answer()
-                    assert answer.status == 503
-                    assert b"draining" in answer.body
-                async with wire(port) as probe:
-                    await probe.send(get("/livez", "Connection: close"))
-                    assert (await probe.answer()).status == 200
-            await half.send(handshake()[40:])
-            assert (await half.head()).status == 101
-            assert (await half.said("welcome"))["op"]
-            code, goodbye = await half.goodbye()
-            assert code == 4000
-            assert goodbye["retry_ms"] >= 500
-            async with streaming(worker.port, ["a"]) as stream:
-                while (event := await stream.event())["event"] != "goodbye":
-                    pass
-                assert int(event["retry"]) >= 500
-            assert not draining.done()
-            for client in (early, half):
-                await client.send(closing(4000))
-                client.close()
+    async with (
+        running(configuration(keepalive=Keepalive(close_s=2))) as worker,
+        connected(worker.port) as early,
+        wire(worker.port) as half,
+        asyncio.TaskGroup() as group,
+    ):
+        await half.send(handshake()[:40])
+        await until(lambda: len(worker.wheel) == 2)
+        draining = group.create_task(worker.drain())
+        assert (await early.goodbye())[0] == 4000
+        for port in (worker.port, worker.api_port):
+            async with wire(port) as probe:
+                await probe.send(get("/readyz", "Connection: close"))
+                answer = await probe.answer()
+                assert answer.status == 503
+                assert b"draining" in answer.body
+            async with wire(port) as probe:
+                await probe.send(get("/livez", "Connection: close"))
+                assert (await probe.answer()).status == 200
+        await half.send(handshake()[40:])
+        assert (await half.head()).status == 101
+        assert (await half.said("welcome"))["op"]
+        code, goodbye = await half.goodbye()
+        assert code == 4000
+        assert goodbye["retry_ms"] >= 500
+        async with streaming(worker.port, ["a"]) as stream:
+            while (event := await stream.event())["event"] != "goodbye":
+                pass
+            assert int(event["retry"]) >= 500
+        assert not draining.done()
+        for client in (early, half):
+            await client.send(closing(4000))
+            client.close()
 
 
 async def test_a_timer_that_fails_does_not_stop_the_others(
