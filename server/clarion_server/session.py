@@ -19,7 +19,7 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from collections.abc import Coroutine, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from msgspec import UNSET, Raw, UnsetType
 
@@ -27,7 +27,7 @@ from clarion_fanout import payload
 from clarion_fanout.broker import BrokerUnavailable, Page, Want
 from clarion_fanout.hub import Hold, Receiver
 from clarion_fanout.publication import Draft, PayloadError, Position, Publication
-from clarion_fanout.topics import is_topic, why_not_a_topic
+from clarion_fanout.topics import MAX_TOPIC_BYTES, is_topic, why_not_a_topic
 from clarion_server import codes, protocol
 from clarion_server.auth import ANONYMOUS, Identity, KeyUnknown, TokenRefused
 from clarion_server.codes import Close, Code
@@ -41,6 +41,8 @@ MAX_HISTORY_PAGE = 1000
 
 MAX_HISTORY_BYTES = 1024 * 1024
 """Data in one `history` answer, so that the answer stays a message that clients accept."""
+
+_ALREADY_CONNECTED = "already connected; `refresh` renews"
 
 
 def _client_ids() -> Iterator[str]:
@@ -78,6 +80,13 @@ class Client(Receiver, Protocol):
         ...
 
 
+class Joining(NamedTuple):
+    """A subscription that waits for the topic's past, and the command that asked for it."""
+
+    hold: Hold
+    id: Id | UnsetType
+
+
 class Session:
     """See the module's text."""
 
@@ -99,7 +108,7 @@ class Session:
         self._errors = 0
         self._in_flight = 0
         self._backlog: deque[bytes] | None = None
-        self._joining: dict[str, Hold] | None = None
+        self._joining: dict[str, Joining] | None = None
         self.id = next(_ids)
         """Names this connection, unguessably."""
         self.identity: Identity | None = None
@@ -123,7 +132,10 @@ class Session:
 
     async def _identify_later(self, token: str, id: Id | UnsetType) -> None:
         await self._edge.keys.refetch()
-        if self.over or self.identity is not None:
+        if self.over:
+            return
+        if self.identity is not None:
+            self._fail(id, Code.BAD_REQUEST, _ALREADY_CONNECTED)
             return
         try:
             self._welcome(self._edge.authenticator.verify(token, self._edge.now()), id)
@@ -132,7 +144,7 @@ class Session:
 
     def _welcome(self, identity: Identity, id: Id | UnsetType) -> None:
         self.identity = identity
-        self._client.answer(
+        self._answer(
             protocol.Welcome(
                 id=id,
                 client=self.id,
@@ -180,12 +192,12 @@ class Session:
             return
         self._edge.counters.commands[str(command.__struct_config__.tag)] += 1
         if isinstance(command, protocol.Ping):
-            self._client.answer(protocol.Pong(id=command.id))
+            self._answer(protocol.Pong(id=command.id))
         elif isinstance(command, protocol.Connect):
             if self.identity is None:
                 self.identify(command.token, command.id)
             else:
-                self._fail(command.id, Code.BAD_REQUEST, "already connected; `refresh` renews")
+                self._fail(command.id, Code.BAD_REQUEST, _ALREADY_CONNECTED)
         elif self.identity is None:
             self._fail(command.id, Code.UNAUTHORIZED, "send `connect` with a token first")
         elif isinstance(command, protocol.Subscribe):
@@ -203,7 +215,12 @@ class Session:
         else:
             self._refresh_command(command, self.identity)
 
-    def _fail(
+    def _answer(self, answer: protocol.AnyAnswer) -> None:
+        # Sending may be what finds the connection dead, in the middle of a command.
+        if not self.over:
+            self._client.answer(answer)
+
+    def _error(
         self,
         id: Id | UnsetType,
         code: Code,
@@ -211,16 +228,25 @@ class Session:
         topic: str | UnsetType = UNSET,
         retry_ms: int | UnsetType = UNSET,
     ) -> None:
+        """Answers that a command failed through no fault of the client."""
         self._edge.counters.errors[code] += 1
-        self._errors += 1
-        self._client.answer(
+        self._answer(
             protocol.Failure(id=id, code=code, topic=topic, message=message, retry_ms=retry_ms)
         )
-        # A broker that does not answer is not the client's fault.
-        if code is Code.UNAVAILABLE:
-            self._errors -= 1
-        elif self._errors >= self._edge.config.limits.errors:
+
+    def _fail(
+        self, id: Id | UnsetType, code: Code, message: str, topic: str | UnsetType = UNSET
+    ) -> None:
+        """Answers that a command was wrong; a client that goes on like that is closed."""
+        self._error(id, code, message, topic)
+        self._errors += 1
+        if self._errors >= self._edge.config.limits.errors and not self.over:
             self._client.finish(Close(codes.BAD_REQUEST.code, "too many errors"))
+
+    def _bad_topic(self, topic: str, id: Id | UnsetType) -> None:
+        # Named, for those who asked for many at once, unless it is too long to be repeated.
+        named = topic if len(topic) <= MAX_TOPIC_BYTES else UNSET
+        self._fail(id, Code.BAD_TOPIC, why_not_a_topic(topic), named)
 
     def _start(self, work: Coroutine[object, object, None], name: str) -> None:
         self._in_flight += 1
@@ -229,6 +255,11 @@ class Session:
     async def _finish_one(self, work: Coroutine[object, object, None]) -> None:
         try:
             await work
+        except Exception:
+            # It waits for an answer that will not come.
+            if not self.over:
+                self._client.finish(codes.SERVER_ERROR)
+            raise
         finally:
             self._in_flight -= 1
             self._catch_up()
@@ -302,13 +333,14 @@ class Session:
         # contains them.
         edge.hub.settle(topic)
         if edge.broker.attach(topic) and (page := edge.broker.peek(topic, want)) is not None:
-            self._subscribed(topic, want, page, id)
+            # First, as sending may end the session, and nobody may join a hub after that.
             edge.hub.add(self._client, topic)
+            self._subscribed(topic, want, page, id)
         else:
             hold = edge.hub.hold(topic)
             if self._joining is None:
                 self._joining = {}
-            self._joining[topic] = hold
+            self._joining[topic] = Joining(hold, id)
             self._start(self._join_later(topic, want, hold, id), "subscribe")
 
     async def _join_later(self, topic: str, want: Want, hold: Hold, id: Id | UnsetType) -> None:
@@ -317,22 +349,25 @@ class Session:
             await broker.attached(topic)
             page = await broker.read(topic, want)
         except BrokerUnavailable as error:
-            if self._stop_joining(topic, hold):
-                self._fail(id, Code.UNAVAILABLE, str(error), topic, error.retry_ms)
+            if self._is_joining(topic, hold):
+                self._stop_joining(topic)
+                self._error(id, Code.UNAVAILABLE, str(error), topic, error.retry_ms)
             return
         finally:
             if self.over:
                 self._edge.hub.release(hold)
-        if not self._joining or self._joining.get(topic) is not hold:
+        if self._joining is None or not self._is_joining(topic, hold):
             return  # unsubscribed, or gone, meanwhile
         broken = hold.broken
         del self._joining[topic]
         epoch, offset = page.position or ("", 0)
-        self._subscribed(topic, want, page, id)
         newer = self._edge.hub.admit(hold, self._client, epoch, offset)
-        if broken:
+        self._subscribed(topic, want, page, id)
+        if self.over:
+            return
+        if broken and page.position is not None:
             position = newer[-1] if newer else None
-            self._client.answer(
+            self._answer(
                 protocol.Lost(
                     topic=topic,
                     epoch=position.epoch if position else epoch,
@@ -343,13 +378,17 @@ class Session:
         elif newer:
             self._client.replay(newer)
 
-    def _stop_joining(self, topic: str, hold: Hold) -> bool:
-        """Gives up a subscription that is not complete yet; False if that happened already."""
-        if self._joining is None or self._joining.get(topic) is not hold:
-            return False
-        del self._joining[topic]
-        self._edge.hub.release(hold)
-        return True
+    def _is_joining(self, topic: str, hold: Hold) -> bool:
+        """Whether the subscription that `hold` is for is still wanted, and not complete yet."""
+        joining = None if self._joining is None else self._joining.get(topic)
+        return joining is not None and joining.hold is hold
+
+    def _stop_joining(self, topic: str) -> Joining | None:
+        """Gives up a subscription that is not complete yet; None if there is none."""
+        joining = None if self._joining is None else self._joining.pop(topic, None)
+        if joining is not None:
+            self._edge.hub.release(joining.hold)
+        return joining
 
     def _subscribed(self, topic: str, want: Want, page: Page, id: Id | UnsetType) -> None:
         """Answers, and sends what was missed."""
@@ -371,12 +410,14 @@ class Session:
             self._client.subscribed(answer, position)
             return
         self._client.subscribed(answer, Position(missed[0].epoch, missed[0].offset - 1))
+        if self.over:
+            return
         counters.replayed += len(missed)
         self._client.replay(missed)
 
     def _may_subscribe(self, topic: str, id: Id | UnsetType) -> bool:
         if not is_topic(topic):
-            self._fail(id, Code.BAD_TOPIC, why_not_a_topic(topic))
+            self._bad_topic(topic, id)
             return False
         if self.identity is None or not self._edge.permissions.may_subscribe(self.identity, topic):
             self._fail(id, Code.FORBIDDEN, "this client may not subscribe to the topic", topic)
@@ -385,25 +426,26 @@ class Session:
 
     def _unsubscribe_command(self, command: protocol.Unsubscribe) -> None:
         if not self.leave(command.topic, command.id):
-            reason = "not subscribed"
             if not is_topic(command.topic):
-                self._fail(command.id, Code.BAD_TOPIC, why_not_a_topic(command.topic))
+                self._bad_topic(command.topic, command.id)
             else:
-                self._fail(command.id, Code.NOT_SUBSCRIBED, reason, command.topic)
+                self._fail(command.id, Code.NOT_SUBSCRIBED, "not subscribed", command.topic)
 
     def leave(
         self, topic: str, id: Id | UnsetType = UNSET, reason: str | UnsetType = UNSET
     ) -> bool:
         """Ends a subscription and says so; False if there is none."""
-        hold = None if self._joining is None else self._joining.get(topic)
-        if hold is not None:
-            self._stop_joining(topic, hold)
+        joining = self._stop_joining(topic)
+        if joining is not None:
+            if joining.id is not UNSET:
+                message = "unsubscribed before it was complete"
+                self._error(joining.id, Code.NOT_SUBSCRIBED, message, topic)
         else:
             entry = self._edge.hub.find(self._client, topic)
             if entry is None:
                 return False
             self._edge.hub.remove(self._client, entry)
-        self._client.answer(protocol.Unsubscribed(id=id, topic=topic, reason=reason))
+        self._answer(protocol.Unsubscribed(id=id, topic=topic, reason=reason))
         return True
 
     # Publishing
@@ -411,7 +453,7 @@ class Session:
     def _publish_command(self, command: protocol.Publish, identity: Identity) -> None:
         topic, id = command.topic, command.id
         if not is_topic(topic):
-            self._fail(id, Code.BAD_TOPIC, why_not_a_topic(topic))
+            self._bad_topic(topic, id)
             return
         if not self._edge.permissions.may_publish(identity, topic):
             self._fail(id, Code.FORBIDDEN, "this client may not publish to the topic", topic)
@@ -427,12 +469,12 @@ class Session:
         (receipt,) = await self._edge.broker.publish((draft,))
         if isinstance(receipt, BrokerUnavailable):
             if not self.over:
-                self._fail(id, Code.UNAVAILABLE, str(receipt), draft.topic, receipt.retry_ms)
+                self._error(id, Code.UNAVAILABLE, str(receipt), draft.topic, receipt.retry_ms)
             return
         self._edge.counters.publications["client"] += 1
         if not self.over:
             position = receipt.position
-            self._client.answer(
+            self._answer(
                 protocol.Published(
                     id=id,
                     topic=draft.topic,
@@ -465,7 +507,7 @@ class Session:
             page = await self._edge.broker.read(topic, want)
         except BrokerUnavailable as error:
             if not self.over:
-                self._fail(id, Code.UNAVAILABLE, str(error), topic, error.retry_ms)
+                self._error(id, Code.UNAVAILABLE, str(error), topic, error.retry_ms)
             return
         if not self.over:
             self._history(topic, page, id)
@@ -481,7 +523,7 @@ class Session:
             messages.append(
                 protocol.Entry(publication.offset, publication.ts, Raw(publication.data))
             )
-        self._client.answer(
+        self._answer(
             protocol.HistoryPage(
                 id=id,
                 topic=topic,
@@ -520,12 +562,12 @@ class Session:
             self._fail(command.id, Code.FORBIDDEN, "the token is another user's")
             return
         self.identity = fresh
-        for topic in list(self._client.topics):
-            if not self._edge.permissions.may_subscribe(fresh, topic.name):
-                self.leave(topic.name, reason="the new token does not allow it")
+        for name in [*(topic.name for topic in self._client.topics), *(self._joining or ())]:
+            if not self._edge.permissions.may_subscribe(fresh, name):
+                self.leave(name, reason="the new token does not allow it")
         expires_ms = self._expires_ms(fresh)
         assert not isinstance(expires_ms, UnsetType), "every token expires"
-        self._client.answer(protocol.Refreshed(id=command.id, expires_ms=expires_ms))
+        self._answer(protocol.Refreshed(id=command.id, expires_ms=expires_ms))
 
     def end(self) -> None:
         """Nothing is sent any more, and nothing is subscribed. A second call does nothing."""
@@ -533,7 +575,7 @@ class Session:
             return
         self.over = True
         self._backlog = None
-        for hold in (self._joining or {}).values():
-            self._edge.hub.release(hold)
+        for joining in (self._joining or {}).values():
+            self._edge.hub.release(joining.hold)
         self._joining = None
         self._edge.hub.leave(self._client)
