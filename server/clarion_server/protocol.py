@@ -6,8 +6,9 @@ authors. Unknown fields are ignored. `id` is chosen by the client and echoed in 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from typing import Annotated, TypeAlias
+from typing import Annotated, TypeAlias, cast
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -217,6 +218,30 @@ def decode(text: bytes) -> AnyCommand:
 _UNREADABLE = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
 
+def _id(value: object) -> Id | UnsetType:
+    """`value` if it may be an id."""
+    if isinstance(value, str) and len(value) <= 128:
+        return value
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 2**53:
+        return value
+    return UNSET
+
+
+def _id_of_nearly_json(text: bytes) -> Id | UnsetType:
+    """The id in what a tolerant parser takes for JSON: with NaN, or with half a character.
+
+    Pages write the latter when they cut a text in the middle of an emoji.
+    """
+    try:
+        value: object = json.loads(text.decode())
+    except (ValueError, RecursionError):
+        return UNSET
+    id = _id(cast("dict[str, object]", value).get("id") if isinstance(value, dict) else None)
+    if isinstance(id, str) and any("\ud800" <= character <= "\udfff" for character in id):
+        return UNSET  # it cannot be echoed
+    return id
+
+
 def _explained(text: bytes, error: Exception) -> BadCommand:
     try:
         head = _decode_head(text)
@@ -226,12 +251,8 @@ def _explained(text: bytes, error: Exception) -> BadCommand:
         return BadCommand(str(invalid) if is_object else "a message is a JSON object", UNSET)
     except _UNREADABLE as broken:
         reason = "nested too deeply" if isinstance(broken, RecursionError) else str(broken)
-        return BadCommand(f"not a JSON object: {reason}", UNSET)
-    id: Id | UnsetType = UNSET
-    if isinstance(head.id, str):
-        id = head.id if len(head.id) <= 128 else UNSET
-    elif isinstance(head.id, int) and not isinstance(head.id, bool):
-        id = head.id if abs(head.id) <= 2**53 else UNSET
+        return BadCommand(f"not a JSON object: {reason}", _id_of_nearly_json(text))
+    id = _id(head.id)
     if head.op is None:
         return BadCommand("the field `op` is missing", id)
     if not isinstance(head.op, str):
