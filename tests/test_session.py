@@ -1219,11 +1219,13 @@ class Conversations(RuleBasedStateMachine):
     Nothing is ever raised; each command is answered once; each subscription sees each offset once.
     """
 
+    slow = True
+
     def __init__(self) -> None:
         super().__init__()
         self.loop = asyncio.new_event_loop()
         limits = Limits(in_flight=3, subscriptions=4, errors=10_000)
-        self.world = World(but(limits=limits), slow=True)
+        self.world = World(but(limits=limits), slow=self.slow)
         self.run(self.world.__aenter__())
         self.tokens = {
             "ann": self.world.token("ann"),
@@ -1370,5 +1372,13 @@ class Conversations(RuleBasedStateMachine):
         self.loop.close()
 
 
+class QuickConversations(Conversations):
+    """The same with a broker that has everything at hand."""
+
+    slow = False
+
+
 TestConversations = Conversations.TestCase
+TestQuickConversations = QuickConversations.TestCase
 TestConversations.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestQuickConversations.settings = TestConversations.settings
