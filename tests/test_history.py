@@ -66,7 +66,8 @@ wants = st.one_of(
     st.builds(Want, since=positions, limit=limits, reverse=st.booleans()),
     st.builds(Want, last=st.integers(0, 25), limit=limits, reverse=st.booleans()),
 )
-steps = st.lists(st.one_of(st.binary(max_size=5), st.integers(1, 4000), wants), max_size=50)
+pauses = st.integers(1, 4000) | st.sampled_from([500, 3000])  # exactly the age, too
+steps = st.lists(st.one_of(st.binary(max_size=5), pauses, wants), max_size=50)
 
 
 @given(st.builds(HistoryOptions, st.integers(1, 12), st.sampled_from([0.5, 3, 10, 3600])), steps)

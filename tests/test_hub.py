@@ -163,14 +163,15 @@ def test_a_write_joins_no_more_than_its_bound(worker: Worker) -> None:
     assert client.got("a") == list("1234567")
 
 
-def test_a_frame_beyond_the_bound_is_a_write_of_its_own(worker: Worker) -> None:
+@pytest.mark.parametrize("sizes", [[JOIN_BYTES, 0, 0], [0, JOIN_BYTES, 0], [0, 0, JOIN_BYTES]])
+def test_a_frame_beyond_the_bound_is_a_write_of_its_own(worker: Worker, sizes: list[int]) -> None:
     client = worker.client("a")
-    worker.publish("a", "1")
-    worker.publish("a", "2", size=JOIN_BYTES)
-    worker.publish("a", "3", "4")
+    for data, size in zip("123", sizes, strict=True):
+        worker.publish("a", data, size=size)
     worker.hub.flush()
-    assert len(client.writes) == 3
-    assert client.got("a") == ["1", "2", "3", "4"]
+    assert len(client.writes) == (3 if sizes[1] else 2)
+    assert all(client.writes)
+    assert client.got("a") == ["1", "2", "3"]
 
 
 def test_what_one_receiver_is_written_over_all_its_topics_is_bounded(worker: Worker) -> None:

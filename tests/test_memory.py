@@ -107,6 +107,7 @@ class Ask(NamedTuple):
 
 class Pass(NamedTuple):
     seconds: float
+    sweep: bool
 
 
 Step = Publish | Attach | Detach | Ask | Pass
@@ -119,13 +120,13 @@ steps = st.lists(
         st.builds(Attach, topics),
         st.builds(Detach, topics),
         st.builds(Ask, topics, st.sampled_from([Want(), Want(limit=0), Want(last=1)])),
-        st.builds(Pass, st.sampled_from([0.5, 30.0, 200.0, 100_000.0])),
+        st.builds(Pass, st.sampled_from([0.5, 30.0, 200.0, 100_000.0]), st.booleans()),
     ),
     max_size=60,
 )
 
 
-@given(steps, st.sampled_from([3_000, 6_000, 12_000, 1 << 30]))
+@given(steps, st.sampled_from([1_500, 3_000, 6_000, 12_000, 1 << 30]))
 @settings(max_examples=300)
 def test_any_traffic_stays_in_bounds_and_in_order_and_leaves_nothing_behind(
     steps: list[Step], memory_bytes: int
@@ -154,9 +155,10 @@ def test_any_traffic_stays_in_bounds_and_in_order_and_leaves_nothing_behind(
                 attached.pop(topic, None)
             case Ask(topic, want):
                 embedded.peek(topic, want)
-            case Pass(seconds):
+            case Pass(seconds, sweep):
                 embedded.clock.advance(seconds)
-                embedded.sweep()
+                if sweep:
+                    embedded.sweep()
         assert 0 <= broker.bytes <= memory_bytes
         for topic, position in attached.items():
             page = embedded.peek(topic)
@@ -177,20 +179,22 @@ def test_any_traffic_stays_in_bounds_and_in_order_and_leaves_nothing_behind(
 # Eviction
 
 
-def test_the_stream_used_longest_ago_gives_up_its_history_first() -> None:
-    each = stream_bytes([1, 1])
-    embedded = Embedded(memory_bytes=3 * each)
+@pytest.mark.parametrize("asks", [False, True])
+def test_the_stream_used_longest_ago_gives_up_its_history_first(asks: bool) -> None:
+    embedded = Embedded(memory_bytes=3 * stream_bytes([1, 1]))
     for topic in ("a", "b", "c"):
         embedded.publish(topic)
         embedded.publish(topic)
-    assert embedded.broker.bytes == 3 * each
+    assert embedded.broker.bytes == 3 * stream_bytes([1, 1])
     assert embedded.broker.evictions == 0
-    embedded.peek("a", Want(limit=0))  # a question is a use
-    embedded.publish("c")
+    if asks:
+        embedded.peek("a", Want(limit=0))
+        embedded.publish("c")
+    else:
+        embedded.publish("a")
     assert embedded.broker.evictions == 1
-    assert embedded.offsets("a") == [1, 2]
     assert embedded.offsets("b") == []
-    assert embedded.offsets("c") == [1, 2, 3]
+    assert len(embedded.offsets("a") + embedded.offsets("c")) == 5
 
 
 def test_who_comes_back_after_an_eviction_is_told() -> None:
@@ -261,6 +265,17 @@ def test_a_multitude_of_subscribed_topics_pushes_nothing_out() -> None:
     assert embedded.broker.evictions == 0
 
 
+def test_positions_that_subscribers_left_behind_are_bounded_too() -> None:
+    embedded = Embedded(memory_bytes=10 * STREAM_BYTES)
+    for n in range(100):
+        embedded.broker.attach(f"t{n}")
+        embedded.publish(f"t{n}")
+    for n in range(100):
+        embedded.broker.detach(f"t{n}")
+        assert embedded.broker.bytes <= 10 * STREAM_BYTES
+    assert embedded.broker.stream_count <= 10
+
+
 # What stays behind
 
 
@@ -301,6 +316,23 @@ def test_a_sweep_removes_what_is_too_old_and_keeps_the_position_for_a_day() -> N
     embedded.sweep()
     assert embedded.broker.stream_count == 0
     assert embedded.broker.bytes == 0
+
+
+def test_a_stream_whose_history_outlasts_a_day_is_not_forgotten_before_it() -> None:
+    embedded = Embedded(HistoryOptions(10, 3 * POSITION_SECONDS))
+    embedded.publish("a")
+    embedded.clock.advance(2 * POSITION_SECONDS)
+    embedded.sweep()
+    assert embedded.offsets("a") == [1]
+
+
+def test_a_key_is_known_until_the_very_end_of_its_time() -> None:
+    embedded = Embedded(key_seconds=10)
+    embedded.publish("none:a", key="a")
+    embedded.clock.advance(9.999)
+    assert embedded.publish("none:a", key="a").duplicate
+    embedded.clock.advance(0.001)
+    assert not embedded.publish("none:a", key="a").duplicate
 
 
 def test_a_sweep_forgets_keys_whose_time_is_over() -> None:
