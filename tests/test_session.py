@@ -1179,8 +1179,8 @@ async def test_commands_are_counted_by_op(world: World) -> None:
 # Any conversation at all
 
 VALID = ("news", "plain:1", "members:1", "rooms:1", "closed:1", "user:ann", "user:bob")
-valid_names = st.sampled_from(VALID)
-topic_names = st.sampled_from([*VALID, "no topic", ""])
+valid_names = st.just("news") | st.sampled_from(VALID)
+topic_names = valid_names | st.sampled_from([*VALID, "no topic", ""])
 positions = st.none() | st.fixed_dictionaries(
     {"epoch": st.sampled_from(["known", "other"]), "offset": st.integers(0, 12)}
 )
@@ -1193,6 +1193,7 @@ commands = st.one_of(
     st.fixed_dictionaries(
         {"op": st.sampled_from(["connect", "refresh"]), "token": st.sampled_from(TOKENS)}
     ),
+    st.builds(lambda wish: {"op": "subscribe"} | wish, wishes),
     st.builds(lambda wish: {"op": "subscribe"} | wish, wishes),
     st.fixed_dictionaries({"op": st.just("subscribe"), "topics": st.lists(wishes, max_size=4)}),
     st.fixed_dictionaries({"op": st.just("unsubscribe"), "topic": topic_names}),
@@ -1322,6 +1323,11 @@ class Conversations(RuleBasedStateMachine):
             assert not client.quiet
             if not client.session.over:
                 assert self.answered[who] == {k: v for k, v in self.expected[who].items() if v}
+            # Whoever is subscribed has come to where the stream stands.
+            for topic in client.topics:
+                page = self.world.memory.peek(topic.name, Want(limit=0))
+                assert page is not None
+                assert self.places[who][topic.name] == (page.position or ("", 0))
         assert len(self.world.tasks) == 0
 
     @invariant()
