@@ -318,6 +318,15 @@ def test_a_sweep_removes_what_is_too_old_and_keeps_the_position_for_a_day() -> N
     assert embedded.broker.bytes == 0
 
 
+def test_a_stream_that_a_sweep_forgot_is_not_met_by_eviction() -> None:
+    embedded = Embedded(memory_bytes=5_000)
+    embedded.publish("a")
+    embedded.clock.advance(POSITION_SECONDS + 1)
+    embedded.sweep()
+    embedded.publish("b", b"x" * 5_000)
+    assert embedded.broker.evictions == 1
+
+
 def test_a_stream_whose_history_outlasts_a_day_is_not_forgotten_before_it() -> None:
     embedded = Embedded(HistoryOptions(10, 3 * POSITION_SECONDS))
     embedded.publish("a")
