@@ -290,7 +290,7 @@ def first_head(data: bytes) -> bytes:
     return data.partition(END)[0] + END
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(heads())
 @example(head(PLAIN))
 @example(head(but(Connection="keep-alive, Upgrade", Sec_WebSocket_Protocol="clarion.v1")))
@@ -322,7 +322,7 @@ def test_both_ways_give_the_same_answer(data: bytes) -> None:
     assert ours(data) == the_librarys(data)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=80), heads(), st.integers(min_value=0, max_value=400))
 def test_arbitrary_bytes_get_an_answer(noise: bytes, data: bytes, place: int) -> None:
     for mixed in (noise + END, data[:place] + noise + data[place:]):
@@ -411,7 +411,7 @@ OF_OURS = {
 }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(heads())
 @example(head(but(Sec_WebSocket_Version="8")))
 @example(head(but(Sec_WebSocket_Key='"\\é')))
@@ -436,7 +436,7 @@ def test_refusals_are_http_and_carry_no_header_of_the_clients(data: bytes) -> No
         assert read.headers["Sec-WebSocket-Version"] == "13"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(heads())
 def test_no_value_that_is_read_can_end_a_line(data: bytes) -> None:
     """What is echoed, such as an origin, cannot become a header of its own."""

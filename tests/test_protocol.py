@@ -166,7 +166,7 @@ def test_any_bytes_are_a_command_or_a_bad_command(text: bytes) -> None:
     assert len(str(outcome(text))) > 0
 
 
-@settings(max_examples=400)
+@settings(max_examples=150)
 @given(commands | objects | json_values)
 def test_any_json_is_a_command_or_a_bad_command(value: object) -> None:
     read = outcome(json.dumps(value).encode())

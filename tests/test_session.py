@@ -235,6 +235,19 @@ async def test_a_refresh_waits_for_unknown_keys_too() -> None:
         assert told(second) == error(Code.UNAUTHORIZED, id=2)
 
 
+async def test_who_left_while_a_refresh_waited_hears_nothing() -> None:
+    keys = LateKeys()
+    async with World(CLOSED, keys=keys) as world:
+        client = world.client(world.token("ann", kid="old"))
+        before = client.session.identity
+        client.says(op="refresh", token=world.token("ann", secret=NEW_SECRET, kid="new"))
+        await turns()
+        client.vanishes()
+        keys.answers.set()
+        await turns()
+        assert client.session.identity is before
+
+
 # Refreshing
 
 
@@ -1031,6 +1044,21 @@ async def test_a_fault_of_ours_ends_the_connection_so_that_nobody_waits_in_vain(
     assert slow.hub.topics == {}
     (record,) = caplog.records
     assert (record.levelno, record.getMessage()) == (logging.ERROR, "subscribe failed")
+
+
+async def test_a_fault_of_ours_after_the_end_is_logged_and_that_is_all(
+    slow: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = slow.client()
+    slow.slow.hold_back()
+    client.says(op="history", topic="news")
+    await turns()
+    client.vanishes()
+    slow.slow.breaks = LookupError("a bug")
+    slow.slow.asked.set()
+    await turns()
+    assert client.closed is None
+    assert [record.getMessage() for record in caplog.records] == ["history failed"]
 
 
 # A connection that is found dead while it is written to
