@@ -358,6 +358,30 @@ async def test_nobody_gets_anothers_message_while_descriptors_are_reused(worker:
     assert not worker.hub.topics
 
 
+@pytest.mark.parametrize("kind", ["stream", "websocket", "commands"])
+async def test_a_client_that_is_gone_before_its_request_is_read_is_subscribed_to_nothing(
+    worker: Worker, kind: str
+) -> None:
+    """Its descriptor will be another's soon: what stays in the hub would reach that one."""
+    for topic in "abc":
+        await publish(worker, topic, topic)
+    wishes = [{"topic": topic, "last": 1} for topic in "abc"]
+    sent = {
+        "stream": get("/sse?topic=a&topic=b&topic=c&last=1"),
+        "websocket": handshake() + command("subscribe", topics=wishes),
+        "commands": handshake() + b"".join(command("subscribe", **wish) for wish in wishes),
+    }[kind]
+    for _ in range(10):
+        client = await Wire.open(worker.port)
+        client.sock.send(sent)
+        client.reset()  # what was sent is read nevertheless, and then every write fails
+    accepted = ("sse" if kind == "stream" else "websocket", "accepted")
+    await until(lambda: worker.counters.handshakes[accepted] == 10)
+    await until(lambda: not clients(worker))
+    assert not worker.hub.topics
+    assert not worker.hub.subscriptions
+
+
 async def test_who_leaves_while_a_publication_is_under_way_disturbs_nobody(worker: Worker) -> None:
     async with connected(worker.port) as witness:
         await witness.subscribe("a")

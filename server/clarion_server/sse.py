@@ -117,6 +117,8 @@ class EventStream(Peer):
         edge.corked = self
         edge.cork.append(head + f"retry: {RETRY_MS[1]}\n\n".encode())
         for topic, since in topics.items():
+            if self.session.over:
+                return  # a replay found the client gone; the hub must not get to know it again
             self.session.subscribe(topic, since, 0 if since else last)
         self.uncork()
         self.mind_expiry()
