@@ -131,8 +131,10 @@ class Loop(Carrier):
     def __init__(self, language: str, clients: int, frame: bytes) -> None:
         assert language in ("C", "Python")
         self.frame_size = len(frame)
-        self._frame = Path(tempfile.mkstemp(prefix="loadtest-")[1])
-        self._frame.write_bytes(frame)
+        file, path = tempfile.mkstemp(prefix="loadtest-")
+        with open(file, "wb") as out:
+            out.write(frame)
+        self._frame = Path(path)
         program = [sys.executable, str(HERE / "send_loop.py")]
         if language == "C":
             program = [compiled_loop()]

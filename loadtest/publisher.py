@@ -20,13 +20,17 @@ class Publisher:
         self.answered = 0
         self.errors: list[str] = []
         self._epoll = epoll
+        self._port = port
         for _ in range(connections):
-            connection = socket.create_connection(("127.0.0.1", port))
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._sockets[connection.fileno()] = connection
-            self.idle.append(connection.fileno())
-            epoll.register(connection, select.EPOLLIN)
+            self._connect()
+
+    def _connect(self) -> None:
+        connection = socket.create_connection(("127.0.0.1", self._port))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._sockets[connection.fileno()] = connection
+        self.idle.append(connection.fileno())
+        self._epoll.register(connection, select.EPOLLIN)
 
     def owns(self, fd: int) -> bool:
         """Whether an event for this descriptor is the publisher's."""
@@ -34,7 +38,7 @@ class Publisher:
 
     def post(self, body: bytes) -> None:
         """Sends a request over an idle connection; there must be one."""
-        fd = self.idle.pop()
+        fd = self.idle.pop(0)  # each in its turn: an unused one would be closed
         self._heard[fd] = b""
         head = b"%sContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
         self._sockets[fd].sendall(head % (self._head, len(body)) + body)
@@ -42,10 +46,16 @@ class Publisher:
     def read(self, fd: int) -> None:
         """Takes (a part of) the answer. Counts it when it is whole."""
         data = self._sockets[fd].recv(1 << 20)
+        if not data and fd in self.idle:
+            # Unused for longer than the server keeps a connection.
+            self.idle.remove(fd)
+            self._sockets.pop(fd).close()
+            self._connect()
+            return
         heard = self._heard[fd] = self._heard.get(fd, b"") + data
         head, found, body = heard.partition(b"\r\n\r\n")
         if not data:
-            raise SystemExit(f"the API closed the connection: {self._heard.get(fd, b'')[:200]!r}")
+            raise SystemExit(f"the API closed the connection after {heard[:200]!r}")
         if not found:
             return
         length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
