@@ -299,6 +299,28 @@ def test_a_subscription_to_which_nothing_came_leaves_nothing_behind() -> None:
     assert embedded.broker.bytes == 0
 
 
+def test_who_comes_back_to_a_topic_that_nobody_published_to_has_missed_nothing() -> None:
+    embedded = Embedded()
+    embedded.broker.attach("a")
+    before = embedded.peek("a", Want(limit=0)).position
+    embedded.broker.detach("a")
+    page = embedded.peek("a", Want(since=before))
+    assert page.complete
+    assert page.position == before
+
+
+def test_nobody_meets_old_offsets_in_a_stream_that_was_lost_and_begun_anew() -> None:
+    embedded = Embedded(memory_bytes=stream_bytes([1, 1]))
+    epochs = set()
+    for _ in range(3):
+        position = embedded.publish("a").position
+        assert position is not None
+        assert position.offset == 1
+        epochs.add(position.epoch)
+        embedded.publish("b")  # pushes the other out
+    assert len(epochs) == 3
+
+
 def test_a_sweep_removes_what_is_too_old_and_keeps_the_position_for_a_day() -> None:
     embedded = Embedded()
     position = embedded.publish("a").position

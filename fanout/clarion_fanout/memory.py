@@ -67,6 +67,11 @@ class MemoryBroker:
         self._attached: set[str] = set()
         self._sweep: list[str] = []
         self._feed: Feed | None = None
+        # Streams that begin between two losses share an epoch, so one that was forgotten before
+        # anything was published in it begins again as the same.
+        self._process = secrets.token_urlsafe(6)  # 48 bits: no two processes share them
+        self._generation = 0
+        self._epoch = f"{self._process}{self._generation:x}"
         self.bytes = 0
         """What counts against `memory_bytes`, about."""
         self.evictions = 0
@@ -126,7 +131,7 @@ class MemoryBroker:
         if stream is None:
             if topic not in self._attached:
                 # A question alone must not leave anything behind.
-                return Stream(topic, _epoch(), now).answer(want, now, options)
+                return Stream(topic, self._epoch, now).answer(want, now, options)
             stream = self._begin(topic, now)
         elif topic in self._evictable:
             self._evictable.move_to_end(topic)
@@ -189,13 +194,16 @@ class MemoryBroker:
                 self._forget(topic, stream)
 
     def _begin(self, topic: str, now: int) -> Stream:
-        stream = self._streams[topic] = Stream(topic, _epoch(), now)
+        stream = self._streams[topic] = Stream(topic, self._epoch, now)
         if topic not in self._attached:
             self.bytes += STREAM_BYTES
         return stream
 
     def _forget(self, topic: str, stream: Stream) -> None:
         """Forgets the stream of a topic that is not attached."""
+        if stream.offset:
+            self._generation += 1
+            self._epoch = f"{self._process}{self._generation:x}"
         del self._streams[topic]
         self._evictable.pop(topic, None)
         self.bytes -= stream.bytes
@@ -228,8 +236,3 @@ class MemoryBroker:
                 self._forget(topic, stream)
         while self.bytes > self._memory_bytes and self._keys:
             self._drop_key(next(iter(self._keys)))
-
-
-def _epoch() -> str:
-    # 48 random bits: that a client meets its old epoch by chance is not to be feared.
-    return secrets.token_urlsafe(6)

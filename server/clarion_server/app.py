@@ -47,7 +47,7 @@ _clock = time.perf_counter
 _HOUSEKEEPING_TICKS = round(1 / TICK_SECONDS)
 """The broker's sweep comes once a second."""
 
-_CONNECTION_BLOCKS, _SUBSCRIPTION_BLOCKS, _BROKER_BLOCK_BYTES = 14, 14, 60
+_CONNECTION_BLOCKS, _SUBSCRIPTION_BLOCKS, _BROKER_BLOCK_BYTES = 14, 14, 100
 """What `Garbage` is told about memory: allocations of an idle connection, of a subscription in a
 topic of its own (both counted with sys.getallocatedblocks, rounded up), and bytes for each of the
 broker's, whose publications are a few small objects."""

@@ -321,7 +321,8 @@ class Session:
         joining = 0 if self._joining is None else len(self._joining)
         if len(self._client.topics) + joining >= edge.config.limits.subscriptions:
             limit = edge.config.limits.subscriptions
-            self._fail(id, Code.TOO_MANY, f"a connection has at most {limit} topics", topic)
+            # Not held against the client: a list that is too long is one mistake, not hundreds.
+            self._error(id, Code.TOO_MANY, f"a connection has at most {limit} topics", topic)
             return
         if since is not None:
             want = Want(since=since.position)
@@ -365,13 +366,13 @@ class Session:
         self._subscribed(topic, want, page, id)
         if self.over:
             return
-        if broken and page.position is not None:
-            position = newer[-1] if newer else None
+        if broken and newer and page.position is not None:
+            newest = newer[-1]
             self._answer(
                 protocol.Lost(
                     topic=topic,
-                    epoch=position.epoch if position else epoch,
-                    offset=position.offset if position else offset,
+                    epoch=newest.epoch,
+                    offset=newest.offset,
                     reason="too much was published while the history was read",
                 )
             )

@@ -34,7 +34,7 @@ EVENTS = 256
 
 ACCEPTS = 512
 """Connections accepted in one turn: 8 ms. More than are served in one, so that a storm waits here
-and not in the kernel's backlog: what does not fit there is dropped and comes back after a second."""
+and not in the kernel's backlog: what does not fit there is dropped, to come back a second later."""
 
 READ_BYTES = 16 * 1024
 """Read at once from one socket. Commands are a hundred bytes; a longer message takes turns."""
