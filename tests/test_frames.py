@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 
 import pytest
 from hypothesis import example, given, settings
@@ -48,7 +49,7 @@ def masked(
 def pieces(data: bytes, cuts: Iterable[int]) -> list[bytes]:
     """`data` cut at each of `cuts`."""
     places = sorted({cut % (len(data) + 1) for cut in cuts} | {0, len(data)})
-    return [data[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(places)]
 
 
 def ours(chunks: Iterable[bytes], max_size: int = MAX_SIZE) -> list[Event]:
@@ -61,7 +62,7 @@ def ours(chunks: Iterable[bytes], max_size: int = MAX_SIZE) -> list[Event]:
 
 
 def the_librarys(data: bytes, max_size: int = MAX_SIZE) -> list[Event]:
-    """What `websockets` makes of the same bytes, given one by one, with the rules it leaves to us."""
+    """What `websockets` makes of the same bytes, one by one, with the rules it leaves to us."""
     library = ServerProtocol(state=State.OPEN, max_size=max_size)
     events: list[Event] = []
     parts: list[bytes] = []
@@ -90,6 +91,13 @@ def the_librarys(data: bytes, max_size: int = MAX_SIZE) -> list[Event]:
             close = library.close_rcvd if library.parser_exc is None else library.close_sent
             failed = library.close_rcvd is None or library.parser_exc is not None
             writes = b"".join(library.data_to_send())
+            if str(library.parser_exc) == "incomplete fragmented message":
+                # Where we differ on purpose: control frames may stand between fragments.
+                assert library.close_rcvd is not None
+                code = library.close_rcvd.code
+                payload = b"" if code == 1005 else library.close_rcvd.serialize()
+                events.append(Event(CLOSE, frame(payload, CLOSE), code, False))
+                return events
             events.append(Event(CLOSE, writes, (close or library.close_sent).code, failed))
             return events
         library.data_to_send()
@@ -124,6 +132,7 @@ streams = st.lists(frames | st.binary(max_size=6), max_size=8).map(b"".join)
 @given(streams, st.lists(st.integers(min_value=0, max_value=2000), max_size=12))
 @example(masked(b"", fin=False) + masked(b"", 0), [])
 @example(masked(b"\xc3", fin=False) + masked(b"p", PING) + masked(b"\xa9", 0), [3])
+@example(masked(b"a", fin=False) + masked(b"\x03\xe8bye", CLOSE) + masked(b"b", 0), [2, 5])
 @example(masked(b"x" * MAX_SIZE), [1, 2, 9])
 @example(masked(b"x" * (MAX_SIZE + 1)), [])
 @example(bytes((0x81, 0xFF)) + b"\xff" * 8 + b"\0" * 4, [])
@@ -133,7 +142,7 @@ streams = st.lists(frames | st.binary(max_size=6), max_size=8).map(b"".join)
 @example(masked(b"\x00", CLOSE), [])
 @example(masked(b"", CLOSE), [])
 def test_the_quick_way_agrees_with_the_library(data: bytes, cuts: list[int]) -> None:
-    expected = [e if e.kind != CLOSE or e.failed else e for e in the_librarys(data)]
+    expected = the_librarys(data)
     got = ours(pieces(data, cuts))
     # Text that breaks off in the middle of a character is refused at once by us, and by the
     # reference when its frame is complete; both are one answer, given sooner or later.

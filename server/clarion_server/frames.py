@@ -8,7 +8,8 @@ parser lives from there to the next boundary between messages. tests/test_frames
 same bytes, however they are cut up, and expects the same answers.
 
 What the library leaves to us: UTF-8, checked as it arrives (section 8.1); the number of frames of
-one message; and that text may break off anywhere.
+one message; and that text may break off anywhere. In one case we know better: a close frame in the
+middle of a fragmented message is answered as the close that it is.
 """
 
 from __future__ import annotations
@@ -221,7 +222,11 @@ class Parser:
         mask_at = len(head) - 4
         self._mask = head[mask_at:]
         self._left = length if length < 126 else int.from_bytes(head[2:mask_at], "big")
-        if self._opcode in (0, TEXT, BINARY):
+        if self._opcode == CLOSE:
+            # Control frames may come between the frames of a message, close frames among them
+            # (sections 5.4 and 5.5.1). The library would call this one a protocol error.
+            self._library.current_size = None
+        elif self._opcode in (0, TEXT, BINARY):
             self._frames += 1
             if self._opcode == TEXT:
                 self._decoder = codecs.getincrementaldecoder("utf-8")()
