@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import re
@@ -70,6 +71,9 @@ async def running(config: Config | None = None) -> AsyncIterator[Worker]:
     That it logs an error, as it does where an exception surprised it, fails the test.
     """
     worker = Worker(configuration() if config is None else config)
+    # The worker begins with a full collection, which has no business with the test session's
+    # objects: it would take longer than many a test.
+    gc.freeze()
     with no_errors():
         await worker.start()
         try:
