@@ -217,7 +217,8 @@ class Parser:
     def _begin(self, head: bytes, events: list[Event]) -> bool:
         """Notes what a frame's header says; False if it is one frame too many."""
         self._head = b""
-        self._opcode = head[0] & 0x0F
+        # With the reserved bits: a frame that has any is for the library to refuse.
+        self._opcode = head[0] & 0x7F
         length = head[1] & 0x7F
         mask_at = len(head) - 4
         self._mask = head[mask_at:]
