@@ -14,7 +14,7 @@ import time
 import pytest
 
 from clarion_server.app import Worker
-from clarion_server.keys import KeysError
+from clarion_server.auth.keys import KeysError
 from clarion_server.listener import listen
 from clarion_server.options import AuthOptions, Keepalive
 from clarion_server.wheel import ABSENT

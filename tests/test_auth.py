@@ -33,8 +33,8 @@ from clarion_server.auth import (
     mint,
     token_claims,
 )
-from clarion_server.grants import EMPTY, Grants
-from clarion_server.keyset import KeySet, pem_key, secret_key
+from clarion_server.auth.grants import EMPTY, Grants
+from clarion_server.auth.keyset import KeySet, pem_key, secret_key
 from clarion_server.options import Algorithm, AuthOptions
 
 NOW = 1_790_000_000.0

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 from clarion_server.cli import COMMANDS, main
-from clarion_server.cli_tail import LONGEST_PAUSE_S, Backoff, Notice, Shown, Tail
-from clarion_server.cli_terminal import printable
-from clarion_server.config_values import catalogue
+from clarion_server.cli.tail import LONGEST_PAUSE_S, Backoff, Notice, Shown, Tail
+from clarion_server.cli.terminal import printable
+from clarion_server.option_values import catalogue
 from clarion_server.options import Config, KeyOptions, Namespace
 from support.wire_server import Refusal, Script, Talk, api_server, wire_server
 

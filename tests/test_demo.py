@@ -15,8 +15,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from clarion_server import demo, demo_flights
-from clarion_server.demo_publisher import Publisher
+from clarion_server import demo
+from clarion_server.demo import flights as demo_flights
+from clarion_server.demo.publisher import Publisher
 
 BLIZZARD = ["--from", "2013-02-08", "--days", "1"]
 

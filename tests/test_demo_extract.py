@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from clarion_server import demo_extract
+from clarion_server.demo import extract as demo_extract
 
 # Rows of the data set as they are. In order: one of the day before the week, one that left on
 # time, one diverted, one that lands after midnight, the same in a time zone where the scheduled

@@ -11,8 +11,8 @@ import pytest
 
 from clarion_fanout import payload
 from clarion_fanout.topics import is_topic
-from clarion_server import demo_flights
-from clarion_server.demo_flights import Event, Flight
+from clarion_server.demo import flights as demo_flights
+from clarion_server.demo.flights import Event, Flight
 
 NAMES, FLIGHTS = demo_flights.load()
 EVENTS = demo_flights.events(FLIGHTS)

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from clarion_server.demo_publisher import Message, Publisher, PublishError
+from clarion_server.demo.publisher import Message, Publisher, PublishError
 
 Handler = Callable[[web.Request, dict[str, Any]], Awaitable[web.Response]]
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clarion_server import demo_flights
-from clarion_server.demo_flights import Event
-from clarion_server.demo_replay import Replay
+from clarion_server.demo import flights as demo_flights
+from clarion_server.demo.flights import Event
+from clarion_server.demo.replay import Replay
 
 EVENTS = demo_flights.events(demo_flights.load()[1])[:300]
 START = EVENTS[0].at

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clarion_server.grants import EMPTY, MAX_PATTERNS, MAX_STARS, Grants, GrantsError
+from clarion_server.auth.grants import EMPTY, MAX_PATTERNS, MAX_STARS, Grants, GrantsError
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from clarion_fanout.broker import BrokerUnavailable
-from clarion_server import http_topics
+from clarion_server.http_api import topics as http_topics
 from support.private_api import Api, FailingBroker, Subscriber, serving
 
 

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 from jwt.algorithms import ECAlgorithm
 
 from clarion_server.auth import Authenticator, KeyUnknown, TokenRefused, mint, token_claims
-from clarion_server.keys import KeyRing, KeysError
+from clarion_server.auth.keys import KeyRing, KeysError
 from clarion_server.options import AuthOptions, KeyOptions
 
 NOW = 1_790_000_000.0

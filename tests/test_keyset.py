@@ -18,7 +18,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from clarion_server.keyset import (
+from clarion_server.auth.keyset import (
     MAX_KEYS,
     Key,
     KeyRefused,

@@ -14,7 +14,7 @@ import schemathesis
 from hypothesis import settings
 from schemathesis import checks
 
-from clarion_server import openapi
+from clarion_server.http_api import openapi
 from clarion_server.options import Config
 from support.private_api import KEY, Api, serving
 

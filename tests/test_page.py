@@ -14,7 +14,8 @@ import pytest
 from aiohttp import WSMsgType, web
 
 from clarion_fanout.topics import is_topic
-from clarion_server import codes, page
+from clarion_server import codes
+from clarion_server.http_api import page
 from support import browser
 
 TEXT = page.SOURCE.read_text(encoding="utf-8")

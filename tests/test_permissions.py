@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from clarion_server.auth import ANONYMOUS, Identity
-from clarion_server.grants import Grants
+from clarion_server.auth.grants import Grants
+from clarion_server.auth.permissions import Permissions
 from clarion_server.options import Config, Namespace, Who
-from clarion_server.permissions import Permissions
 
 USER = Identity(user="42")
 GRANTED = Identity(user="42", subscribe=Grants.parse("room:*"), publish=Grants.parse("room:*"))

@@ -22,19 +22,19 @@ from clarion_fanout.hub import Hub
 from clarion_fanout.memory import MemoryBroker
 from clarion_server import codes, http_api, sockets
 from clarion_server.auth import Authenticator
+from clarion_server.auth.keys import KeyRing, KeysError
+from clarion_server.auth.permissions import Permissions
 from clarion_server.counters import Counters
 from clarion_server.directory import Directory
 from clarion_server.edge import Edge
 from clarion_server.garbage import Garbage
 from clarion_server.greeting import greeting
-from clarion_server.keys import KeyRing, KeysError
 from clarion_server.lag import Lag
 from clarion_server.listener import BACKLOG, Arrival, listen
 from clarion_server.metrics import Metrics
 from clarion_server.options import Config
 from clarion_server.origins import Origins
 from clarion_server.outlet import Outlet
-from clarion_server.permissions import Permissions
 from clarion_server.process import Process
 from clarion_server.tasks import Tasks
 from clarion_server.wheel import TICK_SECONDS, Wheel

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 
 from clarion_fanout.topics import DEFAULT_NAMESPACE, namespace_of
-from clarion_server.config_values import displayed, option
+from clarion_server.option_values import displayed, option
 
 Who: TypeAlias = Literal["everyone", "users", "granted", "nobody"]
 """Who may do something with a topic, from the widest to the narrowest.

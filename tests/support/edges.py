@@ -12,14 +12,14 @@ from clarion_fanout.hub import Hub
 from clarion_fanout.memory import MemoryBroker
 from clarion_fanout.publication import Draft, Receipt
 from clarion_server.auth import Authenticator, mint, token_claims
+from clarion_server.auth.keys import KeyRing
+from clarion_server.auth.keyset import Key, KeySet, secret_key
+from clarion_server.auth.permissions import Permissions
 from clarion_server.counters import Counters
 from clarion_server.edge import Edge
-from clarion_server.keys import KeyRing
-from clarion_server.keyset import Key, KeySet, secret_key
 from clarion_server.options import AuthOptions, Config, Namespace
 from clarion_server.origins import Origins
 from clarion_server.outlet import Outlet
-from clarion_server.permissions import Permissions
 from clarion_server.tasks import Tasks
 from clarion_server.wheel import Wheel
 from support.clients import FakeClient

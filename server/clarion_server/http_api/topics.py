@@ -13,8 +13,8 @@ from clarion_fanout.broker import Broker, Want
 from clarion_fanout.hub import Hub
 from clarion_fanout.publication import Position, Publication
 from clarion_server.codes import Code
-from clarion_server.http_bodies import TopicName, TopicStart, checked, query
-from clarion_server.http_errors import Refusal, answer
+from clarion_server.http_api.bodies import TopicName, TopicStart, checked, query
+from clarion_server.http_api.errors import Refusal, answer
 from clarion_server.options import Config
 
 HISTORY_BYTES = 8 * 1024 * 1024

@@ -1,6 +1,6 @@
 """`clarion demo`: replays real flights as notifications, so that there is something to look at.
 
-The events of `demo_flights` go to a server's private API at the pace of `demo_replay`, each to the
+The events of `flights` go to a server's private API at the pace of `replay`, each to the
 topics `flights`, `airport:` of both its airports and `airline:`. Once through the week by default.
 """
 
@@ -19,10 +19,10 @@ from urllib.parse import urlsplit
 import aiohttp
 import orjson
 
-from clarion_server import demo_flights
-from clarion_server.demo_flights import Event, Names
-from clarion_server.demo_publisher import Message, Publisher, PublishError
-from clarion_server.demo_replay import Replay
+from clarion_server.demo import flights as demo_flights
+from clarion_server.demo.flights import Event, Names
+from clarion_server.demo.publisher import Message, Publisher, PublishError
+from clarion_server.demo.replay import Replay
 
 SPEED = 600.0
 """Ten minutes a second: a day in two and a half minutes, about 20 events a second by day."""

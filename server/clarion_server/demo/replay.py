@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from clarion_server.demo_flights import Event
+from clarion_server.demo.flights import Event
 
 
 class Replay:

@@ -9,8 +9,8 @@ import msgspec
 from aiohttp import web
 
 from clarion_server.codes import DISCONNECTED, Close, Code
-from clarion_server.http_bodies import TopicName, checked, decode, read
-from clarion_server.http_errors import Refusal, answer
+from clarion_server.http_api.bodies import TopicName, checked, decode, read
+from clarion_server.http_api.errors import Refusal, answer
 from clarion_server.options import Limits
 
 REASON_BYTES = 123

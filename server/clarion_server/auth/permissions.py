@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 from clarion_fanout.topics import USER_NAMESPACE
 from clarion_server.auth import Identity
-from clarion_server.grants import Grants
+from clarion_server.auth.grants import Grants
 from clarion_server.options import Namespace, Who
 
 _USER_PREFIX = USER_NAMESPACE + ":"

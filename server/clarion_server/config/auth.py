@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from clarion_server.config_files import BadFile, read_bytes
-from clarion_server.config_values import MAKE_KEY, Conflict, is_loopback
-from clarion_server.keyset import (
+from clarion_server.auth.keyset import (
     SECRET_BYTES,
     KeyRefused,
     pem_key,
     read_jwks,
     secret_key,
 )
+from clarion_server.config.files import BadFile, read_bytes
+from clarion_server.option_values import MAKE_KEY, Conflict, is_loopback
 from clarion_server.options import AuthOptions, Config, KeyOptions
 
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from clarion_server import config
-from clarion_server.config_values import Option, catalogue, plain
+from clarion_server.option_values import Option, catalogue, plain
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

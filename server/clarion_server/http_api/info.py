@@ -12,10 +12,10 @@ from aiohttp import hdrs, web
 from clarion_fanout.hub import Hub
 from clarion_server import __version__
 from clarion_server.counters import Counters
-from clarion_server.http_errors import HEADERS, answer
+from clarion_server.http_api.errors import HEADERS, answer
+from clarion_server.http_api.page import Page
 from clarion_server.metrics import Metrics
 from clarion_server.options import Config
-from clarion_server.page import Page
 
 
 class Worker(msgspec.Struct, frozen=True):

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from clarion_server.keyset import Key, KeyRefused, pem_key, secret_key
+from clarion_server.auth.keyset import Key, KeyRefused, pem_key, secret_key
 from clarion_server.options import AuthOptions, KeyOptions
 
 MAX_JWKS_BYTES = 1024 * 1024

@@ -1,6 +1,6 @@
 """What `clarion subscribe` knows: where it stands in each topic, and what a frame means.
 
-No socket and no clock: text frames go in, events come out, and the edge (`cli_subscribe`) shows
+No socket and no clock: text frames go in, events come out, and the edge (`cli.subscribe`) shows
 them and obeys. After a lost connection every topic is asked for from its own position on, so
 nothing is shown twice, and what could not be had is said.
 """
@@ -15,7 +15,7 @@ import msgspec
 import orjson
 
 from clarion_server import codes
-from clarion_server.cli_terminal import Failure
+from clarion_server.cli.terminal import Failure
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 """Between tries to connect, at most: the first doubles up to the longest. A server that restarts is

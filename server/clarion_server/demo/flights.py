@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-EXTRACT = Path(__file__).with_name("demo_flights.jsonl.gz")
+EXTRACT = Path(__file__).with_name("flights.jsonl.gz")
 ANNOUNCED = timedelta(hours=2)
 LATE_MIN = 15
 EVERYTHING = "flights"

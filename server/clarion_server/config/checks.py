@@ -10,8 +10,8 @@ import ipaddress
 import re
 from collections.abc import Iterator
 
-from clarion_server.config_auth import auth_conflicts
-from clarion_server.config_values import MAKE_KEY, Conflict, is_loopback, join
+from clarion_server.config.auth import auth_conflicts
+from clarion_server.option_values import MAKE_KEY, Conflict, is_loopback, join
 from clarion_server.options import Config
 
 MIN_API_KEY = 16  # characters: 96 bits of base64, beyond any guessing over a network

@@ -22,7 +22,7 @@ from websockets.typing import Subprotocol
 
 from clarion_fanout.topics import is_topic, why_not_a_topic
 from clarion_server import __version__, config
-from clarion_server.cli_tail import (
+from clarion_server.cli.tail import (
     Again,
     Backoff,
     Goodbye,
@@ -32,7 +32,7 @@ from clarion_server.cli_tail import (
     Welcomed,
     why_not_come_back,
 )
-from clarion_server.cli_terminal import (
+from clarion_server.cli.terminal import (
     BOLD,
     CYAN,
     DIM,
@@ -42,7 +42,7 @@ from clarion_server.cli_terminal import (
     printable,
     put,
 )
-from clarion_server.config_values import is_loopback
+from clarion_server.option_values import is_loopback
 from clarion_server.protocol import SUBPROTOCOL
 
 DEFAULT_URL = "ws://127.0.0.1:8000/ws"

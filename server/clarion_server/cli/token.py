@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 from clarion_server import config
 from clarion_server.auth import mint, token_claims
-from clarion_server.cli_serve import add_config
-from clarion_server.cli_terminal import Failure
-from clarion_server.config_auth import secret_in
-from clarion_server.config_files import BadFile, read_bytes
-from clarion_server.keyset import SECRET_BYTES
+from clarion_server.auth.keyset import SECRET_BYTES
+from clarion_server.cli.serve import add_config
+from clarion_server.cli.terminal import Failure
+from clarion_server.config.auth import secret_in
+from clarion_server.config.files import BadFile, read_bytes
 from clarion_server.options import ALGORITHMS, AuthOptions
 
 _DURATION = re.compile(r"([0-9]{1,10})([smhd]?)")

@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from clarion_server import __version__, config
-from clarion_server import cli_check as check
-from clarion_server import cli_publish as publish
-from clarion_server import cli_serve as serve
-from clarion_server import cli_subscribe as subscribe
-from clarion_server import cli_token as token
-from clarion_server import cli_version as version
-from clarion_server.cli_check import explain
-from clarion_server.cli_terminal import Failure
+from clarion_server.cli import check as check
+from clarion_server.cli import publish as publish
+from clarion_server.cli import serve as serve
+from clarion_server.cli import subscribe as subscribe
+from clarion_server.cli import token as token
+from clarion_server.cli import version as version
+from clarion_server.cli.check import explain
+from clarion_server.cli.terminal import Failure
 
 INTERRUPTED = 128 + 2  # what a shell makes of SIGINT
 

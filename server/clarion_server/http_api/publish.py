@@ -19,8 +19,8 @@ from clarion_fanout.broker import Broker, BrokerUnavailable
 from clarion_fanout.publication import Draft, PayloadError, Receipt
 from clarion_server.codes import Code
 from clarion_server.counters import Counters
-from clarion_server.http_bodies import TopicName, checked, decode, read
-from clarion_server.http_errors import Failure, Refusal, answer, unavailable
+from clarion_server.http_api.bodies import TopicName, checked, decode, read
+from clarion_server.http_api.errors import Failure, Refusal, answer, unavailable
 from clarion_server.options import Limits
 
 PORTION = 500

@@ -10,9 +10,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from clarion_server.config_files import read_toml
-from clarion_server.config_reading import CONFIG_VARIABLE, Loaded, Reading
-from clarion_server.config_values import ConfigError, Mistake
+from clarion_server.config.files import read_toml
+from clarion_server.config.reading import CONFIG_VARIABLE, Loaded, Reading
+from clarion_server.option_values import ConfigError, Mistake
 from clarion_server.options import (
     AuthOptions,
     Config,

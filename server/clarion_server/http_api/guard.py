@@ -23,7 +23,7 @@ import ipaddress
 from aiohttp import hdrs, web
 
 from clarion_server.codes import Code
-from clarion_server.http_errors import Refusal
+from clarion_server.http_api.errors import Refusal
 from clarion_server.options import Config
 
 _PROTECTED = "/v1/"

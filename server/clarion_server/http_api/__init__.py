@@ -20,15 +20,15 @@ from aiohttp.typedefs import Middleware
 
 from clarion_fanout.broker import Broker, BrokerUnavailable
 from clarion_fanout.hub import Hub
-from clarion_server import openapi, page
 from clarion_server.codes import Code
 from clarion_server.counters import Counters
-from clarion_server.http_clients import ClientControl, Directory
-from clarion_server.http_errors import Refusal, busy, refuse, translated
-from clarion_server.http_guard import Guard
-from clarion_server.http_info import About
-from clarion_server.http_publish import Publisher
-from clarion_server.http_topics import TopicReader
+from clarion_server.http_api import openapi, page
+from clarion_server.http_api.clients import ClientControl, Directory
+from clarion_server.http_api.errors import Refusal, busy, refuse, translated
+from clarion_server.http_api.guard import Guard
+from clarion_server.http_api.info import About
+from clarion_server.http_api.publish import Publisher
+from clarion_server.http_api.topics import TopicReader
 from clarion_server.metrics import Metrics
 from clarion_server.options import Config
 
@@ -116,7 +116,7 @@ def runner(
     return web.AppRunner(
         app,
         access_log=None,
-        # Bodies are refused when compressed (http_bodies.read), so they must arrive as sent.
+        # Bodies are refused when compressed (`bodies.read`), so they must arrive as sent.
         auto_decompress=False,
         keepalive_timeout=idle_seconds,
         lingering_time=LINGER_SECONDS,

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 
 from clarion_server import __version__
-from clarion_server.http_bodies import TopicName
-from clarion_server.http_clients import DisconnectBody, SubscriptionBody, Touched
-from clarion_server.http_errors import Failure
-from clarion_server.http_info import Alive, Info, Ready
-from clarion_server.http_publish import Batch, Broadcast, Message, Published, Results
-from clarion_server.http_topics import History, HistoryQuery, Topics, TopicsQuery
+from clarion_server.http_api.bodies import TopicName
+from clarion_server.http_api.clients import DisconnectBody, SubscriptionBody, Touched
+from clarion_server.http_api.errors import Failure
+from clarion_server.http_api.info import Alive, Info, Ready
+from clarion_server.http_api.publish import Batch, Broadcast, Message, Published, Results
+from clarion_server.http_api.topics import History, HistoryQuery, Topics, TopicsQuery
 
 Schema: TypeAlias = dict[str, Any]
 

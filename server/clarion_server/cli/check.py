@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from clarion_server import config
-from clarion_server.cli_terminal import printable
-from clarion_server.config_values import (
+from clarion_server.cli.terminal import printable
+from clarion_server.option_values import (
     HIDDEN,
     ConfigError,
     Mistake,

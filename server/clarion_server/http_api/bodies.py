@@ -15,7 +15,7 @@ from aiohttp import hdrs, web
 
 from clarion_fanout.topics import MAX_TOPIC_BYTES, is_topic, why_not_a_topic
 from clarion_server.codes import Code
-from clarion_server.http_errors import Refusal
+from clarion_server.http_api.errors import Refusal
 from clarion_server.options import Limits
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from clarion_server.config_values import ConfigError, Mistake
+from clarion_server.option_values import ConfigError, Mistake
 
 # Far above any sane file of its kind; a wrong path may be /dev/zero or a disk image.
 MAX_FILE_BYTES = 1_048_576

@@ -15,7 +15,7 @@ import orjson
 
 from clarion_fanout.topics import is_topic, why_not_a_topic
 from clarion_server import config
-from clarion_server.cli_terminal import DIM, RED, Failure, Paint, printable, put
+from clarion_server.cli.terminal import DIM, RED, Failure, Paint, printable, put
 
 DEFAULT_URL = "http://127.0.0.1:8001"
 URL_VARIABLE, KEY_VARIABLE = "CLARION_API_URL", "CLARION_API_KEY"

@@ -19,7 +19,7 @@ import asyncio
 import logging
 from contextlib import suppress
 
-from clarion_server.key_sources import (
+from clarion_server.auth.key_sources import (
     JwksFile,
     JwksUrl,
     KeysError,
@@ -27,7 +27,7 @@ from clarion_server.key_sources import (
     SourceFailed,
     configured_keys,
 )
-from clarion_server.keyset import Key, KeyRefused, KeySet, read_jwks
+from clarion_server.auth.keyset import Key, KeyRefused, KeySet, read_jwks
 from clarion_server.options import AuthOptions
 
 __all__ = ["KeyRing", "KeysError"]
