@@ -23,7 +23,7 @@ from clarion_server.codes import Close, Code
 from clarion_server.options import AuthOptions, Config, Limits, Namespace
 from clarion_server.session import MAX_HISTORY_BYTES, MAX_HISTORY_PAGE
 from support.clients import FakeClient, Message
-from support.edges import NEW_SECRET, NOW, OPEN, SECRET, LateKeys, World, turns
+from support.edges import NEW_SECRET, NOW, OPEN, SECRET, KeysOutOfReach, LateKeys, World, turns
 
 
 def but(**changes: Any) -> Config:
@@ -192,6 +192,17 @@ async def test_a_key_that_stays_unknown_is_refused() -> None:
         keys.answers.set()
         await turns()
         assert client.heard()[0]["code"] == 4501
+
+
+async def test_nobody_is_sent_away_for_good_because_the_issuer_does_not_answer() -> None:
+    keys = KeysOutOfReach()
+    async with World(CLOSED, keys=keys) as world:
+        client = world.arrival()
+        client.session.identify(world.token(secret=NEW_SECRET, kid="new"))
+        keys.answers.set()
+        await turns()
+        (goodbye,) = client.heard()
+        assert goodbye["code"] == 4005
 
 
 async def test_who_left_while_keys_were_fetched_hears_nothing() -> None:

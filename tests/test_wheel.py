@@ -223,3 +223,20 @@ def test_ticks_are_not_shorter_than_the_seconds_and_by_less_than_one_longer(seco
     tick = Fraction(TICK_SECONDS)  # without rounding
     assert count * tick >= Fraction(seconds)
     assert count == 1 or (count - 1) * tick < Fraction(seconds)
+
+
+def test_an_entry_that_fails_neither_stops_the_others_nor_is_forgotten(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(now: int) -> int:
+        raise LookupError("a bug")
+
+    wheel = Wheel()
+    timers = [Timer(fail), Timer(), Timer(fail), Timer()]
+    for timer in timers:
+        wheel.add(timer, 3)
+    wheel.advance(3)
+    assert [timer.asked for timer in timers] == [[3]] * 4
+    assert caplog.text.count("a timer failed") == 2
+    wheel.advance(3 + ticks(1))
+    assert [len(timer.asked) for timer in timers] == [2, 1, 2, 1]

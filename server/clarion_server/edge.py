@@ -49,7 +49,7 @@ class Edge:
     not_ready: Callable[[], list[str]]
 
     when_empty: Callable[[], object] | None = None
-    """Called when the last client is gone."""
+    """Called when the last client is gone; set when the worker drains."""
     corked: Peer | None = None
     """The connection whose input is being handled: its answers are gathered into one write."""
     cork: list[bytes] = field(default_factory=list[bytes])
@@ -71,6 +71,11 @@ class Edge:
         self.pong_ticks = ticks(config.keepalive.pong_s)
         self.close_ticks = ticks(config.keepalive.close_s)
         self.window_ticks = ticks(config.window.seconds)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the worker is about to end, and newcomers should go elsewhere."""
+        return self.when_empty is not None
 
 
 def retry_ms(close: Close) -> int | None:

@@ -210,7 +210,7 @@ class Arrival(asyncio.Protocol):
 
         Not with a 503: a page would not know why, and an EventSource would never come back.
         """
-        if self._edge.when_empty is not None:  # somebody waits for the end
+        if self._edge.draining:
             peer.finish(codes.DRAINING)
 
     def _identity(self, request: Request) -> Identity | Refusal:

@@ -131,7 +131,9 @@ class Session:
             self._refuse(refused)
 
     async def _identify_later(self, token: str, id: Id | UnsetType) -> None:
-        await self._edge.keys.refetch()
+        keys = self._edge.keys
+        fetches = keys.fetches
+        await keys.refetch()
         if self.over:
             return
         if self.identity is not None:
@@ -139,6 +141,12 @@ class Session:
             return
         try:
             self._welcome(self._edge.authenticator.verify(token, self._edge.now()), id)
+        except KeyUnknown as refused:
+            if keys.renewable and keys.fetches == fetches:
+                # Nobody could be asked: that is no reason to send a user away for good.
+                self._client.finish(Close(codes.SERVER_ERROR.code, "the keys are out of reach"))
+            else:
+                self._refuse(refused)
         except TokenRefused as refused:
             self._refuse(refused)
 

@@ -11,8 +11,11 @@ re-insertion on expiry that keep-alive timers allow. Time comes from outside, as
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Protocol
+
+log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.1
 """The resolution: deadlines here are seconds, and ten looks at an empty bucket cost nothing."""
@@ -101,6 +104,11 @@ class Wheel:
                 if left > 0:
                     self.add(entry, left)
                     continue
-                after = entry.due(self.now)
+                try:
+                    after = entry.due(self.now)
+                except Exception:
+                    # One entry's fault must not leave the rest of the bucket for a whole turn.
+                    log.exception("a timer failed")
+                    after = ticks(1)
                 if after and entry.bucket == ABSENT:
                     self.add(entry, after)

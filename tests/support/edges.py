@@ -74,7 +74,19 @@ class LateKeys(KeyRing):
     async def refetch(self) -> bool:
         await self.answers.wait()
         self.known = self.brings
+        self.fetches += 1
         return True
+
+
+class KeysOutOfReach(LateKeys):
+    """Keys of an issuer that does not answer."""
+
+    renewable = True
+
+    async def refetch(self) -> bool:
+        await self.answers.wait()
+        self.failures += 1
+        return False
 
 
 class SlowBroker:

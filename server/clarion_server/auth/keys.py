@@ -83,6 +83,11 @@ class KeyRing:
         return self._keys.find(algorithm, kid)
 
     @property
+    def renewable(self) -> bool:
+        """Whether there is a source that may bring new keys."""
+        return bool(self._followed)
+
+    @property
     def loaded(self) -> bool:
         """Whether every source has been read at least once."""
         return all(followed.keys for followed in self._followed)
