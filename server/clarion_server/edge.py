@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from clarion_fanout.broker import Broker
 from clarion_fanout.hub import Hub
@@ -18,9 +17,6 @@ from clarion_server.options import Config
 from clarion_server.origins import Origins
 from clarion_server.tasks import Tasks
 from clarion_server.wheel import Wheel, ticks
-
-if TYPE_CHECKING:
-    from clarion_server.peer import Peer
 
 RETRY_MS = (500, 5000)
 """Between these a client that is sent away comes back, at random, so that those who were sent
@@ -50,7 +46,7 @@ class Edge:
 
     when_empty: Callable[[], object] | None = None
     """Called when the last client is gone; set when the worker drains."""
-    corked: Peer | None = None
+    corked: object | None = None
     """The connection whose input is being handled: its answers are gathered into one write."""
     cork: list[bytes] = field(default_factory=list[bytes])
 

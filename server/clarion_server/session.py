@@ -19,7 +19,7 @@ from __future__ import annotations
 import secrets
 from collections import deque
 from collections.abc import Coroutine, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from msgspec import UNSET, Raw, UnsetType
 
@@ -31,10 +31,8 @@ from clarion_fanout.topics import MAX_TOPIC_BYTES, is_topic, why_not_a_topic
 from clarion_server import codes, protocol
 from clarion_server.auth import ANONYMOUS, Identity, KeyUnknown, TokenRefused
 from clarion_server.codes import Close, Code
+from clarion_server.edge import Edge
 from clarion_server.protocol import Id
-
-if TYPE_CHECKING:
-    from clarion_server.edge import Edge
 
 MAX_HISTORY_PAGE = 1000
 """Publications in one `history` answer; a client reads on from the last one's position."""
