@@ -7,6 +7,7 @@ import os
 import resource
 import select
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -305,3 +306,46 @@ async def test_close_ends_everyone_and_leaves_nothing_open() -> None:
     for client, _ in pairs:
         client.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+WITHOUT_EPOLL = """
+import asyncio, json, select
+del select.epoll, select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR, select.EPOLLHUP
+import uvloop, websockets
+from clarion_fanout.publication import Draft
+from clarion_server import sockets
+from clarion_server.app import Worker
+from clarion_server.options import AuthOptions, Config, Namespace
+
+OPEN = Namespace(history_size=10, subscribe="everyone", publish="everyone")
+
+async def main():
+    anyone = AuthOptions(anonymous=True)
+    config = Config(port=0, api_port=0, auth=anyone, namespaces={"default": OPEN})
+    worker = Worker(config)
+    await worker.start()
+    client = await websockets.connect(f"ws://127.0.0.1:{worker.port}/ws")
+    await client.recv()
+    await client.send(json.dumps({"op": "subscribe", "topic": "a"}))
+    await client.recv()
+    await worker.broker.publish([Draft("a", b'"hello"')] * 3)
+    for offset in (1, 2, 3):
+        assert json.loads(await client.recv())["offset"] == offset
+    await worker.close()
+    await client.wait_closed()
+    assert not len(worker.wheel) and not worker.hub.topics
+    print("served by", sockets.LoopServer.__name__)
+
+uvloop.run(main())
+"""
+
+
+async def test_without_epoll_the_loops_own_transports_serve() -> None:
+    """As on macOS, in a process of its own: what is missing there is taken away first."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", WITHOUT_EPOLL, stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(30):
+        output, _ = await process.communicate()
+    assert process.returncode == 0
+    assert output == b"served by LoopServer\n"

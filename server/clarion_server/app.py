@@ -35,6 +35,7 @@ from clarion_server.metrics import Metrics
 from clarion_server.options import Config
 from clarion_server.origins import Origins
 from clarion_server.outlet import Outlet
+from clarion_server.peer import Peer
 from clarion_server.process import Process
 from clarion_server.tasks import Tasks
 from clarion_server.wheel import TICK_SECONDS, Wheel
@@ -183,6 +184,14 @@ class Worker:
             sock, lambda: Arrival(self.edge), BACKLOG, refused=self._note_refusal
         )
         self._stack.push_async_callback(server.close)
+        self._stack.push_async_callback(self._end_clients)
+
+    async def _end_clients(self) -> None:
+        """Ends every connection; their protocols hear of it in the next turn of the loop."""
+        for entry in self.wheel:
+            if isinstance(entry, Peer | Arrival):
+                entry.abort()
+        await asyncio.sleep(0)
 
     def _note_refusal(self) -> None:
         self.counters.handshakes["unknown", "no_descriptors"] += 1

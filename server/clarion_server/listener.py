@@ -92,6 +92,12 @@ class Arrival(asyncio.Protocol):
         if not self._done:
             self._edge.counters.handshakes["unknown", "abandoned"] += 1
 
+    def abort(self) -> None:
+        """Ends the connection at once."""
+        self._done = True
+        if self._transport is not None:
+            self._transport.abort()
+
     def due(self, now: int) -> int:
         """The time for the request, or for taking its refusal, is over."""
         assert self._transport is not None
