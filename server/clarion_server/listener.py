@@ -70,7 +70,7 @@ def listen(host: str, port: int) -> socket.socket:
 class Arrival(asyncio.Protocol):
     """A connection whose request has not been read yet."""
 
-    __slots__ = ("_bodiless", "_deadline", "_done", "_edge", "_head", "_transport", "bucket")
+    __slots__ = ("_bodiless", "_done", "_edge", "_head", "_transport", "bucket")
 
     def __init__(self, edge: Edge) -> None:
         self._edge = edge
@@ -78,7 +78,6 @@ class Arrival(asyncio.Protocol):
         self._head: bytes | bytearray = b""
         self._done = False
         self._bodiless = False
-        self._deadline = edge.wheel.now + edge.handshake_ticks
         self.bucket = ABSENT
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -101,8 +100,6 @@ class Arrival(asyncio.Protocol):
     def due(self, now: int) -> int:
         """The time for the request, or for taking its refusal, is over."""
         assert self._transport is not None
-        if now < self._deadline:  # the wheel asks early where it is too small
-            return self._deadline - now
         if self._done:
             self._transport.abort()
             return 0
@@ -275,7 +272,6 @@ class Arrival(asyncio.Protocol):
         if not transport.is_closing():
             transport.write(answer)
             transport.write_eof()
-            self._deadline = self._edge.wheel.now + self._edge.close_ticks
             self._edge.wheel.move(self, self._edge.close_ticks)
 
 
