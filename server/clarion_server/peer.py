@@ -48,7 +48,6 @@ class Peer(asyncio.Protocol):
 
     __slots__ = (
         "_blocked",
-        "_end_tick",
         "_ending",
         "_hushed",
         "_taken",
@@ -83,7 +82,6 @@ class Peer(asyncio.Protocol):
         self._blocked = False
         self._hushed = False
         self._ending = False
-        self._end_tick = 0
         # Nothing may wait in the transport but the rest of one write.
         transport.set_write_buffer_limits(high=0)
         edge.counters.connections[self.kind] += 1
@@ -125,12 +123,8 @@ class Peer(asyncio.Protocol):
         edge.counters.written_bytes += len(data)
         if edge.corked is self:
             edge.cork.append(data)
-        elif self._window is None:
-            self._write(data)
         else:
-            self._window.push(data)
-            self.transport.pause_reading()
-            self._check_window()
+            self._send(data)
 
     def replay(self, publications: Sequence[Publication]) -> None:
         """Sends the past, which the client asked for."""
@@ -174,12 +168,16 @@ class Peer(asyncio.Protocol):
         if edge.cork:
             data = edge.cork[0] if len(edge.cork) == 1 else b"".join(edge.cork)
             edge.cork.clear()
-            if self._window is None:
-                self._write(data)
-            else:
-                self._window.push(data)
-                self.transport.pause_reading()
-                self._check_window()
+            self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        if self._window is None:
+            self._write(data)
+        else:
+            # Nobody who does not take what was sent makes us answer more.
+            self._window.push(data)
+            self.transport.pause_reading()
+            self._check_window()
 
     def _write(self, data: bytes) -> None:
         written = write(self.key, data)
@@ -307,7 +305,6 @@ class Peer(asyncio.Protocol):
             self.transport.write_eof()
         self._hushed = False
         self.transport.resume_reading()
-        self._end_tick = self.edge.wheel.now + self.edge.close_ticks
         self.edge.wheel.move(self, self.edge.close_ticks)
 
     def abort(self) -> None:
@@ -333,8 +330,6 @@ class Peer(asyncio.Protocol):
         """What the wheel asks for; see `wheel.Entry.due`."""
         edge = self.edge
         if self._ending:
-            if now < self._end_tick:  # the wheel asks early where it is too small
-                return self._end_tick - now
             self.abort()
             return 0
         if self.session.expired:  # also of a client that manages to be behind for ever
