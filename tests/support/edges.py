@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+import msgspec
 
 from clarion_fanout.broker import Broker, BrokerUnavailable, Feed, HistoryOptions, Page, Want
 from clarion_fanout.hub import Hub
@@ -46,6 +48,11 @@ async def turns(count: int = 12) -> None:
     """Lets the event loop take some turns: all that waits for nothing outside is done then."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+def but(**changes: Any) -> Config:
+    """The open configuration, with some options changed."""
+    return msgspec.structs.replace(OPEN, **changes)
 
 
 class LateKeys(KeyRing):
