@@ -18,7 +18,8 @@ from clarion_server.auth.keys import KeysError
 from clarion_server.listener import listen
 from clarion_server.options import AuthOptions, Keepalive
 from clarion_server.wheel import ABSENT
-from support.server import DEADLINE, clients, configuration, publish, running, serving, until
+from support.server import clients, configuration, publish, running, serving
+from support.waiting import DEADLINE, until
 from support.wire import (
     CLOSE,
     closing,

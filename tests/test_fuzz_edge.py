@@ -19,7 +19,8 @@ import pytest
 
 from clarion_server.app import Worker
 from clarion_server.options import Keepalive, Limits, Namespace, WindowOptions
-from support.server import clients, configuration, publish, running, until
+from support.server import clients, configuration, publish, running
+from support.waiting import until
 from support.wire import (
     CLOSE,
     Wire,

@@ -28,6 +28,7 @@ from jwt.algorithms import ECAlgorithm
 from clarion_server.auth import Authenticator, KeyUnknown, TokenRefused, mint, token_claims
 from clarion_server.auth.keys import KeyRing, KeysError
 from clarion_server.options import AuthOptions, KeyOptions
+from support.waiting import until
 
 NOW = 1_790_000_000.0
 SECRET = "a secret of at least thirty-two bytes"
@@ -117,12 +118,6 @@ async def running(ring: KeyRing) -> AsyncIterator[KeyRing]:
         yield ring
         run.cancel()
     await ring.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event to offer
-            await asyncio.sleep(0.005)
 
 
 def accepts(ring: KeyRing, key: SigningKey) -> bool:

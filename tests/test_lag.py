@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 
 from clarion_server.lag import OVERLOADED_FOR_SECONDS, OVERLOADED_SECONDS, Lag
+from support.waiting import until
 
 LATE = OVERLOADED_SECONDS * 2
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - what is waited for cannot set an event
-            await asyncio.sleep(0.001)
 
 
 def test_a_timer_that_ran_early_was_not_late() -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from clarion_server.app import Worker
 from clarion_server.options import Keepalive, Limits
-from support.server import clients, configuration, publish, running, until
+from support.server import clients, configuration, publish, running
+from support.waiting import until
 from support.wire import (
     PING,
     PONG,

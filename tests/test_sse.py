@@ -12,16 +12,8 @@ import pytest
 from clarion_server import codes
 from clarion_server.app import Worker
 from clarion_server.options import AuthOptions, Keepalive, Limits, Namespace, WindowOptions
-from support.server import (
-    BARE,
-    SECRET,
-    clients,
-    configuration,
-    publish,
-    running,
-    token,
-    until,
-)
+from support.server import BARE, SECRET, clients, configuration, publish, running, token
+from support.waiting import until
 from support.wire import Wire, get, streaming, wire
 
 

@@ -17,15 +17,8 @@ from clarion_server import codes
 from clarion_server.app import Worker
 from clarion_server.auth import mint
 from clarion_server.options import AuthOptions, Keepalive, Limits, Namespace, WindowOptions
-from support.server import (
-    SECRET,
-    clients,
-    configuration,
-    publish,
-    running,
-    token,
-    until,
-)
+from support.server import SECRET, clients, configuration, publish, running, token
+from support.waiting import until
 from support.wire import (
     BINARY,
     CLOSE,

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, NamedTuple
 
@@ -27,10 +27,7 @@ from clarion_server.options import (
     Namespace,
     WindowOptions,
 )
-
-DEADLINE = 10.0
-"""Seconds that a test waits for what must happen; much longer than it takes, even on a busy
-machine. What must not happen before a time is another matter."""
+from support.waiting import DEADLINE
 
 SECRET = "a secret for tests that is long enough for every HS algorithm, 64"
 
@@ -110,13 +107,6 @@ async def publish(worker: Worker, topic: str, data: object) -> Position | None:
     (receipt,) = await worker.broker.publish([Draft(topic, msgspec.json.encode(data))])
     assert isinstance(receipt, Receipt)
     return receipt.position
-
-
-async def until(condition: Callable[[], object], seconds: float = DEADLINE) -> None:
-    """Waits for a condition that other tasks bring about. Raises `TimeoutError`."""
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - the server tells nobody
-            await asyncio.sleep(0.005)
 
 
 def token(sub: str, ttl: float = 60, subscribe: Sequence[str] = ()) -> str:
