@@ -13,8 +13,16 @@ Order and loss
 
 Subscribing without gap or duplicate
     `attach` asks for the feed of a topic and says whether it is on; `attached` waits until it
-    is. What `peek` or `read` return after that and what `dispatch` brings may overlap but leave
-    no gap: whoever joins the two drops what has an offset that it has seen. The hub does that.
+    is. From then on, when `read` returns, everything up to the page's position has been
+    dispatched. So a page and what `dispatch` has brought since one asked for it may overlap but
+    leave no gap: whoever joins the two drops what is part of the page. The hub does that.
+
+A stream that turns, or loses something
+    A broker notices holes in what it feeds and fills them from the stream. Where that cannot be
+    done it feeds a `Loss`, and goes on behind its position. A stream whose shard restarted or
+    failed over goes on in a new epoch, with offsets that count on: then it feeds a `Turn`, and
+    positions of the old epoch up to that offset stay good. Both come in their place among the
+    publications of the topic.
 
 Waiting
     `peek` never waits: it answers from what is at hand, or returns None, and then `read` asks.
@@ -91,7 +99,7 @@ class Feed(Protocol):
     """What a broker feeds: the worker's hub."""
 
     def dispatch(self, publication: Publication) -> None:
-        """Takes a publication of a topic that the worker has subscribed. Never waits or raises."""
+        """Takes what happened in a topic that the worker has subscribed. Never waits or raises."""
         ...
 
 

@@ -8,7 +8,7 @@ itself, so that offsets of a stream that was lost and begun anew are not mistake
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 
 class Position(NamedTuple):
@@ -48,6 +48,7 @@ class Receipt(NamedTuple):
 class Publication:
     """One message in a topic, as the broker accepted it.
 
+    op: what it is on the wire; the subclasses are what else a topic's feed brings.
     data: JSON, as UTF-8, without line breaks. It is spliced into frames and never parsed again.
     ts: the time of acceptance, Unix milliseconds.
     offset: its place in the topic's stream; 0 in topics without history.
@@ -56,6 +57,8 @@ class Publication:
     """
 
     __slots__ = ("data", "epoch", "frames", "offset", "topic", "ts")
+
+    op: ClassVar[str] = "message"
 
     def __init__(self, topic: str, data: bytes, ts: int, offset: int = 0, epoch: str = "") -> None:
         self.topic = topic
@@ -66,7 +69,53 @@ class Publication:
         self.frames: dict[object, bytes] | None = None
 
     def __repr__(self) -> str:
-        return f"Publication({self.topic!r}, {self.data!r}, offset={self.offset})"
+        return f"{type(self).__name__}({self.topic!r}, {self.data!r}, offset={self.offset})"
+
+
+class Turn(Publication):
+    """The stream goes on in another epoch, and nothing is missing.
+
+    A shard that restarted or failed over with all that it had given out begins a new epoch, which
+    continues the old one. epoch, offset: the position at which the stream turned, in the new
+    epoch; data: the old epoch.
+    """
+
+    __slots__ = ()
+
+    op = "subscribed"
+
+    def __init__(self, topic: str, position: Position, previous: str) -> None:
+        super().__init__(topic, previous.encode(), 0, position.offset, position.epoch)
+
+
+class Loss(Publication):
+    """Publications up to a position may be missing; the stream goes on from there.
+
+    data: the reason, for people.
+    """
+
+    __slots__ = ()
+
+    op = "lost"
+
+    def __init__(self, topic: str, position: Position, reason: str) -> None:
+        super().__init__(topic, reason.encode(), 0, position.offset, position.epoch)
+
+
+class Arrival(Publication):
+    """A member joined a topic whose namespace announces it. data: the member, as JSON."""
+
+    __slots__ = ()
+
+    op = "join"
+
+
+class Departure(Publication):
+    """A member left a topic whose namespace announces it. data: the member, as JSON."""
+
+    __slots__ = ()
+
+    op = "leave"
 
 
 class PayloadError(ValueError):
