@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 
 import pytest
 
-from clarion_server.tasks import Tasks
+from clarion_fanout.tasks import Tasks
 from support.edges import turns
 
 

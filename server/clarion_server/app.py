@@ -20,6 +20,7 @@ from aiohttp import web
 from clarion_fanout.broker import HistoryOptions
 from clarion_fanout.hub import Hub
 from clarion_fanout.memory import MemoryBroker
+from clarion_fanout.tasks import Tasks
 from clarion_server import codes, http_api, sockets
 from clarion_server.auth import Authenticator
 from clarion_server.auth.keys import KeyRing, KeysError
@@ -37,7 +38,6 @@ from clarion_server.origins import Origins
 from clarion_server.outlet import Outlet
 from clarion_server.peer import Peer
 from clarion_server.process import Process
-from clarion_server.tasks import Tasks
 from clarion_server.wheel import TICK_SECONDS, Wheel
 
 log = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from clarion_fanout.broker import Broker
 from clarion_fanout.hub import Hub
+from clarion_fanout.tasks import Tasks
 from clarion_server.auth import Authenticator
 from clarion_server.auth.keys import KeyRing
 from clarion_server.auth.permissions import Permissions
@@ -15,7 +16,6 @@ from clarion_server.codes import Close, come_back
 from clarion_server.counters import Counters
 from clarion_server.options import Config
 from clarion_server.origins import Origins
-from clarion_server.tasks import Tasks
 from clarion_server.wheel import Wheel, ticks
 
 RETRY_MS = (500, 5000)

@@ -13,6 +13,7 @@ from clarion_fanout.broker import Broker, BrokerUnavailable, Feed, HistoryOption
 from clarion_fanout.hub import Hub
 from clarion_fanout.memory import MemoryBroker
 from clarion_fanout.publication import Draft, Receipt
+from clarion_fanout.tasks import Tasks
 from clarion_server.auth import Authenticator, mint, token_claims
 from clarion_server.auth.keys import KeyRing
 from clarion_server.auth.keyset import Key, KeySet, secret_key
@@ -22,7 +23,6 @@ from clarion_server.edge import Edge
 from clarion_server.options import AuthOptions, Config, Namespace
 from clarion_server.origins import Origins
 from clarion_server.outlet import Outlet
-from clarion_server.tasks import Tasks
 from clarion_server.wheel import Wheel
 from support.clients import FakeClient
 
