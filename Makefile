@@ -27,6 +27,7 @@ demo: .venv/.server ## replay real flights into a running server; options in ARG
 	@exec $(BIN)/clarion demo $(ARGS)
 
 test: .venv/.tools ## run every test; options in ARGS="-k session"
+	@.ci/redis
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: format lint types ## format, lint and types; changes nothing
