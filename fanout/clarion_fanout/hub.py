@@ -22,10 +22,17 @@ their bytes in one write too: a system call costs some twenty times what joining
 Joining a stream: a topic's past comes from the broker, its present from `dispatch`. Where the
 past is at hand (`Broker.peek`), `add` after `settle` leaves no gap: pending publications went to
 the others and are part of the past. Where it must be asked for, `hold` first; what is dispatched
-meanwhile waits in the hold, and `admit` sends what the past did not contain.
+meanwhile waits in the hold, and `admit` returns what the past did not contain.
 
-Order: a receiver gets a topic's publications in the order of `dispatch`. Between topics no order
-is promised.
+A hold may span several epochs, whose names have no order; their places in the hold have. When the
+past was read, everything up to its position had been dispatched (see `broker`), and epochs never
+come back. So what stands in the hold before the first publication of the past's epoch is older
+than the past, and what is of another epoch behind it is newer. If none is of the past's epoch, then
+the stream has not been in it since the hold began, and the hold as a whole is newer. What has no
+epoch is part of no past.
+
+Order: a receiver gets a topic's publications in the order of `dispatch`, and in their place among
+them what else a feed brings, turns and losses. Between topics no order is promised.
 """
 
 from __future__ import annotations
@@ -34,7 +41,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from clarion_fanout.broker import Broker
-from clarion_fanout.publication import Publication
+from clarion_fanout.publication import Loss, Position, Publication, Turn
 
 JOIN_BYTES = 128 * 1024
 """The most that is joined into one write. The gain is used up long before (100 frames of 256
@@ -117,22 +124,48 @@ class Lane:
 class Hold:
     """What is dispatched in a topic while a receiver waits for the topic's past."""
 
-    __slots__ = ("_bytes", "broken", "publications", "topic")
+    __slots__ = ("_bytes", "_newest", "broken", "publications", "topic")
 
     def __init__(self, topic: Topic) -> None:
         self.topic = topic
         self.publications: list[Publication] = []
         self.broken = False
-        """Whether more came than the hold takes: then only the newest publication is left, as
-        it says where the topic goes on."""
+        """Whether more came than the hold takes: then nothing is kept any more."""
+        self._newest: Publication | None = None  # of those with a position
         self._bytes = 0
 
     def keep(self, publication: Publication) -> None:
+        if publication.epoch:
+            self._newest = publication
         self._bytes += len(publication.data) + _HELD_BYTES
-        if self._bytes > HOLD_BYTES:
+        if self._bytes <= HOLD_BYTES:
+            self.publications.append(publication)
+        elif not self.broken:
             self.broken = True
             self.publications.clear()
-        self.publications.append(publication)
+
+    def beyond(self, epoch: str, after: int) -> list[Publication]:
+        """What the past up to a position does not contain; see the module's text.
+
+        Of a broken hold that is a `Loss` up to the newest position, if the past ends before it.
+        What has no position is promised to nobody who is not subscribed yet.
+        """
+        kept = self.publications
+        if self.broken:
+            newest = self._newest
+            if newest is None or (newest.epoch == epoch and newest.offset <= after):
+                return []
+            position = Position(newest.epoch, newest.offset)
+            reason = "too much was published while the history was read"
+            return [Loss(self.topic.name, position, reason)]
+        epochs = [publication.epoch for publication in kept]
+        first = epochs.index(epoch) if epoch and epoch in epochs else 0
+        return [
+            publication
+            for place, publication in enumerate(kept)
+            if not publication.epoch
+            or (place >= first and (publication.epoch != epoch or publication.offset > after))
+        ]
 
 
 class Topic:
@@ -188,7 +221,13 @@ class Hub:
         self.subscriptions = 0
         """Receivers, summed over topics."""
         self.received = 0
-        """Publications dispatched, with and without receivers."""
+        """Publications dispatched, with and without receivers, turns and losses included."""
+        self.turns = 0
+        """Those of them that told that a topic goes on in another epoch."""
+        self.losses = 0
+        """Those of them that told that publications may be missing."""
+        self.broken_holds = 0
+        """Receivers for which more came than is kept while their past was asked for."""
         self.deliveries = 0
         """Publications handed to receivers: one for each receiver that each went to."""
         self.delivered_bytes = 0
@@ -250,21 +289,17 @@ class Hub:
         return hold
 
     def admit(self, hold: Hold, receiver: Receiver, epoch: str, after: int) -> list[Publication]:
-        """Subscribes `receiver`; returns what the hold has beyond the past.
+        """Subscribes `receiver`; returns what came beyond the past, which the caller sends at once.
 
-        epoch, after: the position at which the past ended; publications of that epoch with an
-        offset up to `after` are part of it. One without an offset never is. The caller sends
-        what is returned at once; if the hold is broken, that is not all.
+        epoch, after: the position at which the past ended; "" and 0 if the topic has none. If
+        more came than is kept, that is a `Loss`.
         """
         topic = hold.topic
         self.settle(topic.name)
         self._drop(hold)
         self._join(topic, receiver)
-        return [
-            publication
-            for publication in hold.publications
-            if not (publication.epoch == epoch and 0 < publication.offset <= after)
-        ]
+        self.broken_holds += hold.broken
+        return hold.beyond(epoch, after)
 
     def release(self, hold: Hold) -> None:
         """Ends a hold without subscribing. A second call does nothing."""
@@ -278,6 +313,8 @@ class Hub:
     def dispatch(self, publication: Publication) -> None:
         """Notes a publication for the receivers of its topic; see `Feed.dispatch`."""
         self.received += 1
+        if type(publication) is not Publication:
+            self._count(publication)
         topic = self.topics.get(publication.topic)
         if topic is None:
             return
@@ -292,6 +329,13 @@ class Hub:
         if topic.holds is not None:
             for hold in topic.holds:
                 hold.keep(publication)
+
+    def _count(self, publication: Publication) -> None:
+        """Counts what is no message."""
+        if isinstance(publication, Turn):
+            self.turns += 1
+        elif isinstance(publication, Loss):
+            self.losses += 1
 
     def settle(self, name: str) -> None:
         """Sends what is pending in one topic now, to those who are subscribed now."""

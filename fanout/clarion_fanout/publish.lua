@@ -1,0 +1,56 @@
+-- Publishes one message in a topic with history: offset, stream, key and pub/sub at once.
+--
+-- KEYS  1 meta   2 stream   3 idempotency key, if the publisher gave one
+-- ARGV  1 channel   2 data   3 time of acceptance, ms   4 size of the history
+--       5 ms that the stream is kept after its last message   6 ms that the position is
+--       7 reign of this server, as the worker knows it   8 '1': it was read just now
+--       9 an epoch that was never used   10 'PUBLISH' or 'SPUBLISH'
+--       11 ms that the idempotency key is remembered
+-- Returns {epoch, offset, 1 if the key was known}, or 'REIGN': the last message was published in
+-- another reign; read the reign anew and say so.
+--
+-- Meta is a hash: e epoch, o offset of the newest message, r reign it was published in, l lineage:
+-- 'epoch:offset ...', up to where older epochs are part of this one, the newest first.
+
+local key = KEYS[3]
+if key then
+  local known = redis.call('GET', key)
+  if known then
+    local epoch, offset = string.match(known, '^(%S+) (%d+)$')
+    return {epoch, tonumber(offset), 1}
+  end
+end
+
+local meta = redis.call('HMGET', KEYS[1], 'e', 'r')
+local epoch = meta[1]
+if not epoch then
+  epoch = ARGV[9]
+  redis.call('DEL', KEYS[2])
+  redis.call('HSET', KEYS[1], 'e', epoch, 'o', 0, 'r', ARGV[7])
+elseif meta[2] ~= ARGV[7] then
+  if ARGV[8] ~= '1' then
+    return 'REIGN'
+  end
+  -- The data may have stepped back since. What was given out beyond the newest offset that is
+  -- left belongs to the old epoch alone.
+  local old = redis.call('HMGET', KEYS[1], 'o', 'l')
+  local lineage = epoch .. ':' .. old[1]
+  local kept = 1
+  for entry in string.gmatch(old[2] or '', '%S+') do
+    if kept == 8 then break end
+    lineage = lineage .. ' ' .. entry
+    kept = kept + 1
+  end
+  epoch = ARGV[9]
+  redis.call('HSET', KEYS[1], 'e', epoch, 'r', ARGV[7], 'l', lineage)
+end
+
+local offset = redis.call('HINCRBY', KEYS[1], 'o', 1)
+redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[4], offset .. '-' .. ARGV[3], 'd', ARGV[2])
+redis.call('PEXPIRE', KEYS[2], ARGV[5])
+redis.call('PEXPIRE', KEYS[1], ARGV[6])
+if key then
+  redis.call('SET', key, epoch .. ' ' .. offset, 'PX', ARGV[11])
+end
+redis.call(ARGV[10], ARGV[1], '#' .. offset .. ' ' .. ARGV[3] .. ' ' .. epoch .. ' ' .. ARGV[2])
+return {epoch, offset, 0}

@@ -1,0 +1,92 @@
+-- Reads a topic's stream.
+--
+-- KEYS  1 meta   2 stream
+-- ARGV  1 'since', 'last', 'all' or 'none'   2 epoch and 3 offset of since, or 2 the number of last
+--       4 at most so many messages, '-1': all   5 '1': newest first
+--       6 messages accepted before this time, ms, are too old
+--       7 an epoch that was never used   8 reign   9 ms that the position is kept; '0': a question
+--       alone leaves nothing behind
+-- Returns {epoch, offset of the newest, 1 if nothing is missing, {{id, {'d', data}}, ...}}.
+
+local meta = redis.call('HMGET', KEYS[1], 'e', 'o', 'l')
+local epoch = meta[1]
+if not epoch then
+  if ARGV[9] ~= '0' then
+    redis.call('HSET', KEYS[1], 'e', ARGV[7], 'o', 0, 'r', ARGV[8])
+    redis.call('PEXPIRE', KEYS[1], ARGV[9])
+    redis.call('DEL', KEYS[2])
+  end
+  return {ARGV[7], 0, ARGV[1] == 'since' and 0 or 1, {}}
+end
+if ARGV[9] ~= '0' and redis.call('PTTL', KEYS[1]) < tonumber(ARGV[9]) then
+  redis.call('PEXPIRE', KEYS[1], ARGV[9])
+end
+local newest = tonumber(meta[2])
+if ARGV[1] == 'none' then
+  return {epoch, newest, 1, {}}
+end
+
+-- The oldest message that is there and not too old.
+local first = newest + 1
+local oldest = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
+if oldest then
+  local offset, ts = string.match(oldest[1], '^(%d+)-(%d+)$')
+  first = tonumber(offset)
+  if tonumber(ts) < tonumber(ARGV[6]) then
+    -- Messages come nearly in the order of their times; halve what may be too old.
+    local low, high = first, newest + 1
+    while low < high do
+      local middle = math.floor((low + high) / 2)
+      local entry = redis.call('XRANGE', KEYS[2], middle, '+', 'COUNT', 1)[1]
+      local entry_ts = entry and tonumber(string.match(entry[1], '-(%d+)$'))
+      if entry and entry_ts < tonumber(ARGV[6]) then
+        low = tonumber(string.match(entry[1], '^(%d+)')) + 1
+      else
+        high = middle
+      end
+    end
+    first = low
+  end
+end
+
+local from, to, complete = first, newest, 1
+if ARGV[1] == 'since' then
+  local offset = tonumber(ARGV[3])
+  local known = false
+  if ARGV[2] == epoch then
+    known = offset <= newest
+  else
+    for ancestor, limit in string.gmatch(meta[3] or '', '(%S+):(%d+)') do
+      if ancestor == ARGV[2] then
+        known = offset <= tonumber(limit)
+        break
+      end
+    end
+  end
+  if ARGV[5] == '1' then
+    complete = known and 1 or 0
+    to = known and offset - 1 or 0
+  else
+    complete = known and offset + 1 >= first and 1 or 0
+    from = known and math.max(offset + 1, first) or first
+  end
+elseif ARGV[1] == 'last' then
+  from = math.max(newest - tonumber(ARGV[2]) + 1, first)
+end
+if from > to then
+  return {epoch, newest, complete, {}}
+end
+
+local range
+if ARGV[5] == '1' then
+  range = {'XREVRANGE', KEYS[2], to, from}
+else
+  range = {'XRANGE', KEYS[2], from, to}
+end
+if ARGV[4] ~= '-1' then
+  if ARGV[4] == '0' then
+    return {epoch, newest, complete, {}}
+  end
+  range[5], range[6] = 'COUNT', ARGV[4]
+end
+return {epoch, newest, complete, redis.call(unpack(range))}

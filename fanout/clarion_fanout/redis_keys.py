@@ -1,0 +1,57 @@
+"""The names of everything that Clarion keeps in Redis.
+
+What belongs to one topic carries the name of its channel as a hash tag, so that in a cluster it
+is all in the slot of the channel: one script can work on it, and `SPUBLISH` reaches it.
+
+    clarion:t:<topic>                 the channel
+    clarion:h:{clarion:t:<topic>}     the stream
+    clarion:m:{clarion:t:<topic>}     its epoch, offset, reign and lineage
+    clarion:i:{clarion:t:<topic>}:<key>   a publisher's idempotency key
+    clarion:p:{clarion:t:<topic>}...  presence
+    clarion:inbox, clarion:inbox:dead     what backends want published
+    clarion:probe:<worker>:<n>        channels of probes
+    clarion:control...                what workers say to each other
+
+A payload on a topic's channel begins with `#` when a worker published it (see publish.lua); JSON
+cannot begin so. Everything else is what a backend published itself: the data and nothing else.
+"""
+
+from __future__ import annotations
+
+
+class Keys:
+    """Names that begin with `prefix`."""
+
+    def __init__(self, prefix: str = "clarion") -> None:
+        self.prefix = prefix
+        self._channel = f"{prefix}:t:".encode()
+        self._stream = f"{prefix}:h:{{{prefix}:t:".encode()
+        self._meta = f"{prefix}:m:{{{prefix}:t:".encode()
+        self._key = f"{prefix}:i:{{{prefix}:t:".encode()
+        self._presence = f"{prefix}:p:{{{prefix}:t:".encode()
+        self.inbox = f"{prefix}:inbox".encode()
+        self.dead = f"{prefix}:inbox:dead".encode()
+        self.control = f"{prefix}:control".encode()
+
+    def channel(self, topic: str) -> bytes:
+        return self._channel + topic.encode()
+
+    def topic(self, channel: bytes) -> str:
+        """The topic whose channel this is."""
+        return channel[len(self._channel) :].decode()
+
+    def stream(self, topic: str) -> bytes:
+        return b"%b%b}" % (self._stream, topic.encode())
+
+    def meta(self, topic: str) -> bytes:
+        return b"%b%b}" % (self._meta, topic.encode())
+
+    def key(self, topic: str, key: str) -> bytes:
+        return b"%b%b}:%b" % (self._key, topic.encode(), key.encode())
+
+    def presence(self, topic: str) -> bytes:
+        """What the names of a topic's presence begin with."""
+        return b"%b%b}" % (self._presence, topic.encode())
+
+    def probe(self, worker: str, number: int = 0) -> bytes:
+        return f"{self.prefix}:probe:{worker}:{number}".encode()
