@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from clarion_server.sockets import ACCEPTS, EVENTS, Poller, SocketTransport
+from clarion_server.door import ACCEPTS
+from clarion_server.sockets import EVENTS, Poller, SocketTransport
 
 pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="there is no epoll here")
 

@@ -8,6 +8,7 @@ turns: so many accepts, so many reads, then the loop may look after the others.
 The loop watches the epoll descriptor, which is readable when any client's socket is ready. The
 protocols above do not see a difference: `SocketTransport` is an asyncio transport as far as they
 use one. Where there is no epoll (macOS), `serve` falls back on the loop's own transports.
+Whose turn it is to accept, where several processes wait, is for `door.py` to say.
 
 Descriptors and their numbers. A number is free for the next connection once it is closed, so the
 order at the end is: no more events, `connection_lost` in a later turn of the loop, close. Until
@@ -27,28 +28,22 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from clarion_server.board import Share
+from clarion_server.door import Door
+
 log = logging.getLogger(__name__)
 
 EVENTS = 256
 """Sockets served in one turn: at 40 us for a handshake, the dearest thing that happens, 10 ms."""
 
-ACCEPTS = 512
-"""Connections accepted in one turn: 8 ms. More than are served in one, so that a storm waits here
-and not in the kernel's backlog: what does not fit there is dropped, to come back a second later."""
-
 READ_BYTES = 16 * 1024
 """Read at once from one socket. Commands are a hundred bytes; a longer message takes turns."""
-
-EXHAUSTED_SECONDS = 0.1
-"""Between two looks at the backlog while no descriptors are left."""
 
 _READ, _WRITE, _BROKEN = (
     (select.EPOLLIN, select.EPOLLOUT, select.EPOLLERR | select.EPOLLHUP)
     if hasattr(select, "epoll")
     else (1, 4, 8 | 16)
 )
-
-_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 ProtocolFactory = Callable[[], asyncio.Protocol]
 
@@ -244,7 +239,8 @@ class Poller:
 
     sock: listening and non-blocking; stays the caller's.
     factory: makes the protocol of each new connection.
-    refuse: called when a connection was closed for want of descriptors.
+    refused: called when a connection was closed for want of descriptors.
+    share: of the connections, where other processes accept from the same socket.
     """
 
     def __init__(
@@ -253,27 +249,25 @@ class Poller:
         sock: socket.socket,
         factory: ProtocolFactory,
         refused: Callable[[], object],
+        share: Share | None = None,
     ) -> None:
         self.factory = factory
         self.family = sock.family
         self._loop = loop
-        self._sock = sock
-        self._refused = refused
         self._epoll = select.epoll()
         self._transports: dict[int, SocketTransport] = {}
-        # Given up for a moment when descriptors run out, so that a client can be told.
-        self._reserve: int | None = None
-        self._keep_reserve()
-        self._resume: asyncio.TimerHandle | None = None
         loop.add_reader(self._epoll.fileno(), self._serve)
-        loop.add_reader(sock.fileno(), self._accept)
+        self._door = Door(
+            sock, self._take, count=lambda: len(self._transports), refused=refused, share=share
+        )
 
     def stop(self) -> None:
         """Accepts nothing more."""
-        if self._resume is not None:
-            self._resume.cancel()
-            self._resume = None
-        self._loop.remove_reader(self._sock.fileno())
+        self._door.stop()
+
+    def note(self) -> None:
+        """Says how many connections there are, to the others at the board."""
+        self._door.note()
 
     async def close(self) -> None:
         """Stops, ends every connection and waits until their protocols know. Call it once."""
@@ -286,8 +280,6 @@ class Poller:
         await done
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
-        if self._reserve is not None:
-            os.close(self._reserve)
 
     def watch(self, fd: int, events: int) -> None:
         """Asks for `events` of a socket from now on."""
@@ -313,52 +305,19 @@ class Poller:
                 log.exception("a connection failed")
                 transport.abort()
 
-    def _accept(self) -> None:
-        for _ in range(ACCEPTS):
-            try:
-                sock, _address = self._sock.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                if error.errno in _NO_DESCRIPTORS:
-                    self._turn_away()
-                    return
-                raise
-            sock.setblocking(False)
-            self._add(sock.detach())
-
-    def _add(self, fd: int) -> None:
+    def _take(self, sock: socket.socket) -> None:
+        fd = sock.detach()
         transport = SocketTransport(self, fd)
         self._transports[fd] = transport
         self._epoll.register(fd, _READ)
         transport.get_protocol().connection_made(transport)
 
-    def _keep_reserve(self) -> None:
-        try:
-            self._reserve = os.open(os.devnull, os.O_RDONLY)
-        except OSError:
-            self._reserve = None  # somebody was quicker; the backlog waits
-
-    def _turn_away(self) -> None:
-        """Closes the oldest waiting connection, and waits for descriptors to be free again."""
-        if self._reserve is not None:
-            os.close(self._reserve)
-            with suppress(OSError):
-                sock, _address = self._sock.accept()
-                sock.close()
-        self._keep_reserve()
-        self._refused()
-        log.error("no file descriptors are left: raise the limit (ulimit -n) or add a worker")
-        self._loop.remove_reader(self._sock.fileno())
-        self._resume = self._loop.call_later(EXHAUSTED_SECONDS, self._accept_again)
-
-    def _accept_again(self) -> None:
-        self._resume = None
-        self._loop.add_reader(self._sock.fileno(), self._accept)
-
 
 class LoopServer:
-    """The same with the loop's own transports, where there is no epoll."""
+    """The same with the loop's own transports, where there is no epoll.
+
+    Of several processes the quickest accepts; none lets another go first.
+    """
 
     def __init__(self, server: asyncio.Server) -> None:
         self._server = server
@@ -366,15 +325,22 @@ class LoopServer:
     def stop(self) -> None:
         self._server.close()
 
+    def note(self) -> None:
+        pass
+
     async def close(self) -> None:
         self._server.close()
 
 
 async def serve(
-    sock: socket.socket, factory: ProtocolFactory, backlog: int, refused: Callable[[], object]
+    sock: socket.socket,
+    factory: ProtocolFactory,
+    backlog: int,
+    refused: Callable[[], object],
+    share: Share | None = None,
 ) -> Poller | LoopServer:
     """Serves connections to `sock` until it is closed."""
     loop = asyncio.get_running_loop()
     if hasattr(select, "epoll"):
-        return Poller(loop, sock, factory, refused)
+        return Poller(loop, sock, factory, refused, share)
     return LoopServer(await loop.create_server(factory, sock=sock, backlog=backlog))
