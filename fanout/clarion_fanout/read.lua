@@ -1,12 +1,16 @@
 -- Reads a topic's stream.
 --
 -- KEYS  1 meta   2 stream
--- ARGV  1 'since', 'last', 'all' or 'none'   2 epoch and 3 offset of since, or 2 the number of last
+-- ARGV  1 'since', 'follow', 'last', 'all' or 'none'
+--       2 epoch and 3 offset of since and follow, or 2 the number of last
 --       4 at most so many messages, '-1': all   5 '1': newest first
 --       6 messages accepted before this time, ms, are too old
 --       7 an epoch that was never used   8 reign   9 ms that the position is kept; '0': a question
 --       alone leaves nothing behind
 -- Returns {epoch, offset of the newest, 1 if nothing is missing, {{id, {'d', data}}, ...}}.
+--
+-- Since a position that is not the stream's: everything that is kept. Follow differs in this: what
+-- was given out before the stream turned away from that position is left out, as it was fed.
 
 local meta = redis.call('HMGET', KEYS[1], 'e', 'o', 'l')
 local epoch = meta[1]
@@ -16,7 +20,7 @@ if not epoch then
     redis.call('PEXPIRE', KEYS[1], ARGV[9])
     redis.call('DEL', KEYS[2])
   end
-  return {ARGV[7], 0, ARGV[1] == 'since' and 0 or 1, {}}
+  return {ARGV[7], 0, (ARGV[1] == 'since' or ARGV[1] == 'follow') and 0 or 1, {}}
 end
 if ARGV[9] ~= '0' and redis.call('PTTL', KEYS[1]) < tonumber(ARGV[9]) then
   redis.call('PEXPIRE', KEYS[1], ARGV[9])
@@ -50,25 +54,31 @@ if oldest then
 end
 
 local from, to, complete = first, newest, 1
-if ARGV[1] == 'since' then
+if ARGV[1] == 'since' or ARGV[1] == 'follow' then
   local offset = tonumber(ARGV[3])
-  local known = false
+  -- Up to where that epoch is part of the stream.
+  local limit = -1
   if ARGV[2] == epoch then
-    known = offset <= newest
+    limit = newest
   else
-    for ancestor, limit in string.gmatch(meta[3] or '', '(%S+):(%d+)') do
+    for ancestor, last in string.gmatch(meta[3] or '', '(%S+):(%d+)') do
       if ancestor == ARGV[2] then
-        known = offset <= tonumber(limit)
+        limit = tonumber(last)
         break
       end
     end
   end
+  local known = offset <= limit
   if ARGV[5] == '1' then
     complete = known and 1 or 0
     to = known and offset - 1 or 0
   else
     complete = known and offset + 1 >= first and 1 or 0
-    from = known and math.max(offset + 1, first) or first
+    if known then
+      from = math.max(offset + 1, first)
+    elseif ARGV[1] == 'follow' then
+      from = math.max(limit + 1, first)
+    end
   end
 elseif ARGV[1] == 'last' then
   from = math.max(newest - tonumber(ARGV[2]) + 1, first)

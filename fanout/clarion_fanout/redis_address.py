@@ -91,7 +91,7 @@ def parse(url: str) -> Location:
         raise BadURL("the database is not a number")
     if what == "cluster" and int(db):
         raise BadURL("a cluster has no database but 0")
-    addresses = tuple(
+    addresses: tuple[Address, ...] = tuple(
         Address(*_host(host, _PORTS[what]), "", int(db), username, password, tls)
         for host in hosts.split(",")
     )

@@ -105,8 +105,9 @@ class Pipeline:
         if self._wire is not None:
             self._wire.abort(reason)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Ends the connection; what has no answer fails."""
-        if self._wire is not None:
-            self._wire.close()
+        wire = self._wire
         self.lost("closed")
+        if wire is not None:
+            await wire.close()

@@ -46,7 +46,7 @@ async def ask(
     except BrokerUnavailable as error:
         raise OSError(str(error)) from None
     finally:
-        pipeline.close()
+        await pipeline.close()
     for reply in replies:
         if isinstance(reply, hiredis.ReplyError):
             raise OSError(f"{address} answered {reply}")

@@ -179,12 +179,11 @@ class Shard:
             replies = await self._pipeline.send(packed, count)
         except BrokerUnavailable as error:
             raise BrokerUnavailable(str(error), self.retry_ms) from None
-        for reply in replies:
-            if type(reply) is hiredis.ReplyError and str(reply).startswith("READONLY"):
-                self._pipeline.abort("it is a replica now")
-                if self._readonly is not None:
-                    self._readonly()
-                break
+        # Each costs 30 ns, and most batches have no error.
+        if hiredis.ReplyError in map(type, replies) and any(map(_refuses_writes, replies)):
+            self._pipeline.abort("it is a replica now")
+            if self._readonly is not None:
+                self._readonly()
         return replies
 
     async def run(
@@ -200,11 +199,23 @@ class Shard:
         self, calls: Sequence[tuple[Script, Sequence[bytes], Sequence[Argument]]]
     ) -> list[Reply]:
         """Runs scripts in one go, as `calls`. Redis may have forgotten them: then they are sent."""
-        packed = [script.packed(keys, arguments) for script, keys, arguments in calls]
-        replies = await self.send(b"".join(packed), len(packed))
-        if forgotten := [place for place, reply in enumerate(replies) if _forgotten(reply)]:
+        return await self.sends(
+            [script.packed(keys, arguments) for script, keys, arguments in calls]
+        )
+
+    async def sends(self, commands: Sequence[bytes]) -> list[Reply]:
+        """`send` for commands apart, among which may be calls of scripts.
+
+        Those that Redis has forgotten (`SCRIPT FLUSH`) are sent to it, and called after the rest.
+        """
+        replies = await self.send(b"".join(commands), len(commands))
+        if hiredis.ReplyError in map(type, replies) and (
+            forgotten := [place for place, reply in enumerate(replies) if _forgotten(reply)]
+        ):
             await self.calls([("SCRIPT", "LOAD", script.text) for script in self._scripts])
-            again = await self.send(b"".join(packed[place] for place in forgotten), len(forgotten))
+            again = await self.send(
+                b"".join(commands[place] for place in forgotten), len(forgotten)
+            )
             for place, reply in zip(forgotten, again, strict=True):
                 replies[place] = reply
         return replies
@@ -220,6 +231,10 @@ class Shard:
                 return
         self.refused += 1
         raise BrokerUnavailable(f"shard {self.name} is not connected", self.retry_ms)
+
+    async def renew_reign(self) -> None:
+        """Reads the reign anew. Raises `BrokerUnavailable`."""
+        self._heed(await self.call("INFO", "replication"))
 
     # Subscriptions
 
@@ -270,14 +285,14 @@ class Shard:
         """Returns when the shard is connected, or the first attempt has failed."""
         await self._tried.wait()
 
-    def close(self) -> None:
-        """Ends both connections. Whoever started the tasks ends them."""
+    async def close(self) -> None:
+        """Ends both connections. Whoever started the tasks has ended them."""
         self._closed = True
         self._up.clear()
-        self._pipeline.close()
-        if self._intake is not None:
-            self._intake.close()
-            self._intake = None
+        intake, self._intake = self._intake, None
+        await self._pipeline.close()
+        if intake is not None:
+            await intake.close()
 
     def reopen(self, reason: str) -> None:
         """Gives both connections up and looks for the primary anew."""
@@ -291,7 +306,7 @@ class Shard:
             try:
                 await self._open_commands(ended)
             except (OSError, BrokerUnavailable, _NotAPrimary) as error:
-                self._pipeline.close()
+                await self._pipeline.close()
                 self._tried.set()
                 self._tell(_plain(error))
                 pause = self._pause(self._failures)
@@ -431,15 +446,19 @@ class Shard:
             return
         replies = answer.result()
         if isinstance(replies[0], bytes):
-            try:
-                self._learn(_facts(replies[0]))
-            except _NotAPrimary as error:
-                self._pipeline.abort(str(error))
+            self._heed(replies[0])
         if len(replies) > 1 and isinstance(replies[1], hiredis.ReplyError):
             self._probe.forget()
             if self._probing is not None and self._sharded:
                 self._listen_for_probes()
                 self._flush()
+
+    def _heed(self, info: bytes) -> None:
+        """Takes over what INFO says now; a primary may have become a replica."""
+        try:
+            self._learn(_facts(info))
+        except _NotAPrimary as error:
+            self._pipeline.abort(str(error))
 
     def _note(self, link: str, reason: str) -> None:
         kind = {"no answer in time": "timeout", "a probe did not come back": "probe"}
@@ -485,6 +504,9 @@ class _Probe:
     def subscribed(self) -> None:
         pass
 
+    def dropped(self) -> None:
+        pass
+
 
 def _facts(info: bytes) -> dict[str, str]:
     """What INFO says, by name."""
@@ -494,6 +516,10 @@ def _facts(info: bytes) -> dict[str, str]:
 
 def _forgotten(reply: Reply) -> bool:
     return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
+
+
+def _refuses_writes(reply: Reply) -> bool:
+    return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("READONLY")
 
 
 def _plain(error: Exception) -> str:

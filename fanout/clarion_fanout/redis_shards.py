@@ -7,15 +7,17 @@ the nodes of a Redis Cluster (`redis_cluster`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Protocol
 
+from clarion_fanout.broker import BrokerUnavailable
 from clarion_fanout.placement import Placement
 from clarion_fanout.redis_address import Address, Location
 from clarion_fanout.redis_keys import Keys
 from clarion_fanout.redis_query import ask_sentinels
 from clarion_fanout.redis_scripts import SCRIPTS
 from clarion_fanout.redis_shard import Shard, ShardOptions
+from clarion_fanout.redis_wire import Reply
 from clarion_fanout.tasks import Tasks
 
 
@@ -31,8 +33,8 @@ class Shards(Protocol):
         """Begins to connect. Returns when everything is connected, or has failed once."""
         ...
 
-    def close(self) -> None:
-        """Ends every connection."""
+    async def close(self) -> None:
+        """Ends every connection. The tasks that `start` was given have ended."""
         ...
 
     def all(self) -> Sequence[Shard]:
@@ -41,6 +43,16 @@ class Shards(Protocol):
 
     def of(self, topic: str) -> Shard:
         """The shard of a topic. Raises `BrokerUnavailable` when that is not known now."""
+        ...
+
+    async def send(self, commands: Sequence[tuple[str, bytes]]) -> list[Reply | BrokerUnavailable]:
+        """Sends commands, each packed and with the topic whose keys and channel it is about.
+
+        Says of each, in the same order, what became of it: what Redis answered, an error
+        (`hiredis.ReplyError`) as it stands, or why there is no answer; then it may have been
+        executed. Commands of one topic are executed in their order, except that those of scripts
+        which Redis has forgotten are sent again, behind the others.
+        """
         ...
 
 
@@ -71,15 +83,62 @@ class ShardList:
             for shard in self._shards:
                 group.create_task(shard.tried())
 
-    def close(self) -> None:
-        for shard in self._shards:
-            shard.close()
+    async def close(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for shard in self._shards:
+                group.create_task(shard.close())
 
     def all(self) -> Sequence[Shard]:
         return self._shards
 
     def of(self, topic: str) -> Shard:
         return self._shards[self._placement.place(topic)]
+
+    async def send(self, commands: Sequence[tuple[str, bytes]]) -> list[Reply | BrokerUnavailable]:
+        place = self._placement.place
+        if len(commands) == 1:  # most are alone
+            topic, packed = commands[0]
+            return await _outcomes(self._shards[place(topic)], [packed])
+        shares: list[list[bytes]] = [[] for _ in self._shards]
+        places: list[int] = []
+        for topic, packed in commands:
+            shard = place(topic)
+            places.append(shard)
+            shares[shard].append(packed)
+        outcomes = await _all_outcomes(self._shards, shares)
+        return [next(outcomes[shard]) for shard in places]
+
+
+async def _all_outcomes(
+    shards: Sequence[Shard], shares: Sequence[list[bytes]]
+) -> list[Iterator[Reply | BrokerUnavailable]]:
+    """What became of each shard's share of commands."""
+    busy = [number for number, share in enumerate(shares) if share]
+    if len(busy) == 1:
+        answers = {busy[0]: await _outcomes(shards[busy[0]], shares[busy[0]])}
+    else:
+        async with asyncio.TaskGroup() as group:
+            tasks = {
+                number: group.create_task(_outcomes(shards[number], shares[number]))
+                for number in busy
+            }
+        answers = {number: task.result() for number, task in tasks.items()}
+    return [iter(answers.get(number, ())) for number in range(len(shards))]
+
+
+async def _outcomes(shard: Shard, commands: list[bytes]) -> list[Reply | BrokerUnavailable]:
+    try:
+        return await shard.sends(commands)
+    except BrokerUnavailable as error:
+        # One each: whoever raises it writes into it where it went.
+        return [BrokerUnavailable(str(error), error.retry_ms) for _ in commands]
+
+
+def shards_of(
+    locations: Sequence[Location], *, keys: Keys, worker: str, options: ShardOptions
+) -> Shards:
+    """The shards that URLs name. worker: names this process among all that share them."""
+    return ShardList(locations, keys=keys, worker=worker, options=options)
 
 
 def _locator(location: Location, options: ShardOptions) -> Callable[[], Awaitable[Address]]:

@@ -46,6 +46,10 @@ class Listener(Protocol):
         """From now on payloads arrive; before this they may have been missed."""
         ...
 
+    def dropped(self) -> None:
+        """Nobody had listened for a while: this listener is no longer used."""
+        ...
+
 
 class Subscriptions:
     """See the module's text.
@@ -100,7 +104,7 @@ class Subscriptions:
         """There is a new connection: everything is to be subscribed again."""
         self.lost()
         for channel in self._lingering:
-            del self.listeners[channel]
+            self.listeners.pop(channel).dropped()
         self._lingering.clear()
         self._queue = dict.fromkeys(self.listeners)
 
@@ -129,7 +133,7 @@ class Subscriptions:
         sent: list[bytes] = []
         for channel in over:
             del self._lingering[channel]
-            del self.listeners[channel]
+            self.listeners.pop(channel).dropped()
             self.confirmed.discard(channel)
             if self._queue.pop(channel, channel) is not None:
                 # It was not waiting for its turn: Redis knows it, or is about to.

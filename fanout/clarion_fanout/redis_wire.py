@@ -8,6 +8,7 @@ event loop leaves in one system call.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, TypeAlias, cast
@@ -51,6 +52,7 @@ class Wire(asyncio.Protocol):
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
         self._reason = "closed by the server"
+        self._gone = asyncio.Event()
         self.heard = time.monotonic()
         """When something was received last, monotonic seconds."""
 
@@ -77,13 +79,19 @@ class Wire(asyncio.Protocol):
         if self._transport is not None and unsent:
             self._transport.write(unsent[0] if len(unsent) == 1 else b"".join(unsent))
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Ends the connection after what is written; `lost` is not called any more."""
         self._lost = _ignore
         self._flush()
-        if self._transport is not None:
-            self._transport.close()
-            self._loop.call_later(LINGER_SECONDS, self._transport.abort)
+        if self._transport is None:
+            return
+        self._transport.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                await self._gone.wait()
+            return
+        self._transport.abort()
+        await self._gone.wait()
 
     def abort(self, reason: str) -> None:
         """Ends the connection at once; `lost` is told the reason."""
@@ -94,8 +102,7 @@ class Wire(asyncio.Protocol):
     # Callbacks of the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         self.heard = time.monotonic()
@@ -113,6 +120,7 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._gone.set()
         self._unsent.clear()
         lost, self._lost = self._lost, _ignore
         lost(str(exc) if exc is not None else self._reason)

@@ -7,12 +7,21 @@ To run the suite on another broker, write a class that follows `BrokerFactory` a
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, Protocol
 
+from clarion_fanout import redis_address
 from clarion_fanout.broker import Broker, HistoryOptions
 from clarion_fanout.memory import MemoryBroker
 from clarion_fanout.publication import Publication
+from clarion_fanout.redis_broker import RedisBroker
+from clarion_fanout.redis_keys import Keys
+from clarion_fanout.redis_shard import ShardOptions
+from clarion_fanout.redis_shards import shards_of
 from support.clock import Clock
+from support.redis_shared import shared_cluster, shared_servers
 
 DEADLINE_SECONDS = 5
 """How long the suite waits for what must happen soon."""
@@ -124,4 +133,58 @@ class MemoryBrokerFactory:
             self._broker = None
 
 
-FACTORIES: dict[str, type[BrokerFactory]] = {"memory": MemoryBrokerFactory}
+class RedisBrokerFactory:
+    """`RedisBroker`s over real servers, whose time is the real one.
+
+    shards: how many servers, each a shard; 0: a cluster.
+    """
+
+    age = 0.5
+
+    def __init__(self, shards: int) -> None:
+        self._count = shards
+        self._brokers: list[RedisBroker] = []
+        self._urls: list[str] = []
+
+    async def open(self) -> Opened:
+        if not self._urls:
+            await self._begin()
+        feed = Recorder()
+        keys = Keys()
+        options = ShardOptions()
+        worker = f"worker-{len(self._brokers)}"
+        locations = [redis_address.parse(url) for url in self._urls]
+        broker = RedisBroker(
+            shards_of(locations, keys=keys, worker=worker, options=options),
+            keys=keys,
+            history=lambda topic: history(topic, self.age),
+            now=lambda: int(time.time() * 1000),
+            key_seconds=self.age,
+        )
+        self._brokers.append(broker)
+        await broker.start(feed)
+        return Opened(broker, feed)
+
+    async def _begin(self) -> None:
+        if self._count:
+            self._urls = [server.url for server in await shared_servers(self._count)]
+        else:
+            self._urls = [(await shared_cluster()).url]
+
+    async def lose_data(self) -> None:
+        await self._begin()
+
+    async def pass_time(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def close(self) -> None:
+        for broker in self._brokers:
+            await broker.close()
+        self._brokers.clear()
+
+
+FACTORIES: dict[str, Callable[[], BrokerFactory]] = {
+    "memory": MemoryBrokerFactory,
+    "one shard": partial(RedisBrokerFactory, 1),
+    "three shards": partial(RedisBrokerFactory, 3),
+}
