@@ -217,7 +217,9 @@ def test_a_config_made_by_hand_needs_no_namespace() -> None:
         (production(api_keys=["ü" * 16]), "api_keys", "does not fit an HTTP header"),
         (production(api_keys=[SECRET + " x"]), "api_keys", "does not fit an HTTP header"),
         (production(api_keys=[17]), "api_keys", "is not a text but int"),
-        (production(redis=["redis://localhost"]), "redis", "not part of this version yet"),
+        (production(redis=["redis://a", "redis+cluster://b"]), "redis", "one of them of a cluster"),
+        (production(redis=["redis://a", "redis://a:6379"]), "redis", 'the shard "a:6379/0" twice'),
+        (production(redis=["redis://a/x"]), "redis", "URL number 1: the database is not a number"),
     ],
 )
 def test_a_mistake_is_reported_with_its_place(tables: Tables, key: str, says: str) -> None:
@@ -320,18 +322,17 @@ def test_a_mistake_in_auth_is_reported_with_its_place(auth: Tables, key: str, sa
     assert says in str(mistake)
 
 
-def test_workers_need_redis_and_redis_is_not_here_yet() -> None:
-    first, second = mistakes(None, flags={"workers": "4"})
-    assert (first.source, first.key) == (second.source, second.key) == ("--workers", "workers")
-    assert "--redis redis://127.0.0.1:6379/0" in first.expected
-    assert "carries publications between the workers" in first.problem
-    assert "not part of this version yet" in second.problem
+def test_workers_need_redis() -> None:
+    (mistake,) = mistakes(None, flags={"workers": "4"})
+    assert (mistake.source, mistake.key) == ("--workers", "workers")
+    assert "--redis redis://127.0.0.1:6379/0" in mistake.expected
+    assert "carries publications between the workers" in mistake.problem
 
 
 def test_a_url_that_is_not_of_redis_is_refused_without_showing_its_password() -> None:
-    first, _ = mistakes(None, flags={"redis": ["http://u:hunter2@h"]})
-    assert "URL number 1 is not of Redis" in first.problem
-    assert "hunter2" not in str(first)
+    (mistake,) = mistakes(None, flags={"redis": ["http://u:hunter2@h"]})
+    assert "URL number 1: the scheme is not one of" in mistake.problem
+    assert "hunter2" not in str(mistake)
 
 
 @pytest.mark.parametrize(

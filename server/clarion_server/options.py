@@ -398,7 +398,8 @@ class WindowOptions(Section, frozen=True, kw_only=True):
 
 
 class HistoryLimits(Section, frozen=True, kw_only=True):
-    """`[history]`: bounds of all topics' histories together, kept in memory."""
+    """`[history]`: bounds of all topics' histories together. The bounds on memory and on the number
+    of keys are for the embedded broker; Redis has its own `maxmemory`."""
 
     memory_bytes: Annotated[
         int,
@@ -430,6 +431,61 @@ class HistoryLimits(Section, frozen=True, kw_only=True):
             most=100_000_000,
         ),
     ] = 100_000
+
+
+class ShardOptions(Section, frozen=True, kw_only=True):
+    """`[shards]`: how patient a worker is with its Redis shards."""
+
+    timeout_s: Annotated[
+        float,
+        option(
+            "time for an answer from Redis; then the connection is given up",
+            "A thousand times what an answer takes, and still short for somebody who waits.",
+            unit="s",
+            least=0.05,
+            most=60,
+        ),
+    ] = 2
+    probe_s: Annotated[
+        float,
+        option(
+            "time between two probes, which are published and must come back",
+            "With `shards.timeout_s`, a path that is silently dead is found in three seconds.",
+            unit="s",
+            least=0.05,
+            most=60,
+        ),
+    ] = 1
+    check_s: Annotated[
+        float,
+        option(
+            "time in which every subscribed topic's position is compared with its shard's once",
+            "A backstop, as gaps show by themselves with the next message; 100,000 topics"
+            " cost 2 % of a core.",
+            unit="s",
+            least=0.1,
+            most=3600,
+        ),
+    ] = 30
+    linger_s: Annotated[
+        float,
+        option(
+            "how long a topic without subscribers stays subscribed in Redis",
+            "A page that is reloaded or a client that reconnects is back within it.",
+            unit="s",
+            least=0,
+            most=3600,
+        ),
+    ] = 5
+    ready: Annotated[
+        Literal["all", "any"],
+        option(
+            "how many shards must work for /readyz to say yes",
+            "A worker that cannot reach every topic should not get clients that another could"
+            ' serve. "any" where all instances lose a shard together, and a balancer without a'
+            " ready server turns everyone away.",
+        ),
+    ] = "all"
 
 
 class Namespace(Section, frozen=True, kw_only=True):
@@ -593,6 +649,7 @@ class Config(Section, frozen=True, kw_only=True):
     keepalive: Keepalive = msgspec.field(default_factory=Keepalive)
     window: WindowOptions = msgspec.field(default_factory=WindowOptions)
     history: HistoryLimits = msgspec.field(default_factory=HistoryLimits)
+    shards: ShardOptions = msgspec.field(default_factory=ShardOptions)
     namespaces: Mapping[str, Namespace] = msgspec.field(
         default_factory=lambda: {DEFAULT_NAMESPACE: Namespace()}
     )

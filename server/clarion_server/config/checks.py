@@ -10,12 +10,13 @@ import ipaddress
 import re
 from collections.abc import Iterator
 
+from clarion_fanout import redis_address
 from clarion_server.config.auth import auth_conflicts
 from clarion_server.option_values import MAKE_KEY, Conflict, is_loopback, join
 from clarion_server.options import Config
 
+_REDIS_URL = "such as redis://127.0.0.1:6379/0, redis+sentinel://host/service, redis+cluster://host"
 MIN_API_KEY = 16  # characters: 96 bits of base64, beyond any guessing over a network
-_SCHEMES = ("redis://", "rediss://", "redis+cluster://", "rediss+cluster://", "unix://")
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.\-]*)://(?:[a-z0-9_.\-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?")
 _DEFAULT_PORTS = {("http", "80"), ("https", "443")}
 _PREFIX = re.compile(r"[A-Za-z0-9_.\-]{1,64}")
@@ -69,22 +70,23 @@ def _workers(config: Config) -> Iterator[Conflict]:
 
 
 def _redis(config: Config) -> Iterator[Conflict]:
-    for place, url in enumerate(config.redis):
-        if not url.startswith(_SCHEMES):
-            yield Conflict(
-                ("redis",),
-                f"URL number {place + 1} is not of Redis",  # it may hold a password: not shown
-                f"one that begins with {', '.join(_SCHEMES)}",
-            )
-
-
-def _no_redis_yet(config: Config) -> Iterator[Conflict]:
-    if config.redis or config.workers > 1:
+    locations: list[redis_address.Location] = []
+    for place, url in enumerate(config.redis, 1):
+        try:
+            locations.append(redis_address.parse(url))
+        except redis_address.BadURL as bad:
+            # It may hold a password: not shown.
+            yield Conflict(("redis",), f"URL number {place}: {bad}", _REDIS_URL)
+    clusters = [location for location in locations if location.kind == "cluster"]
+    if clusters and len(config.redis) > 1:
         yield Conflict(
-            ("redis", "workers") if config.redis else ("workers", "redis"),
-            "the Redis broker is not part of this version yet",
-            "one worker and no redis",
+            ("redis",),
+            f"has {len(config.redis)} URLs, one of them of a cluster",
+            "one URL for a cluster (it may name several of its nodes), or none of a cluster",
         )
+    names = [location.name for location in locations]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield Conflict(("redis",), f'names the shard "{name}" twice', "each shard once")
 
 
 def _prefix(config: Config) -> Iterator[Conflict]:
@@ -163,7 +165,6 @@ _RULES = (
     _ports,
     _workers,
     _redis,
-    _no_redis_yet,
     _prefix,
     _origins,
     _api_keys,
