@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 
 import pytest
@@ -179,6 +180,7 @@ async def test_info_names_the_worker_and_what_it_holds(api: Api) -> None:
     assert info["connections"] == 3
     (worker,) = info["workers"]
     assert worker["connections"] == 3
+    assert (worker["worker"], worker["pid"]) == (0, os.getpid())
     assert info["shards"] == []
     assert (await api.get("/v1/info")).json["instance"] == info["instance"]
 
@@ -196,7 +198,7 @@ async def test_a_worker_that_is_not_ready_says_why_and_lives(api: Api) -> None:
 async def test_metrics_are_negotiated(api: Api) -> None:
     plain = await api.get("/metrics")
     assert plain.headers["Content-Type"].startswith("text/plain; version=")
-    assert b"clarion_subscriptions 0.0" in plain.body
+    assert b'clarion_subscriptions{worker="0"} 0.0' in plain.body
     open_ = await api.get("/metrics", headers={"Accept": "application/openmetrics-text"})
     assert open_.headers["Content-Type"].startswith("application/openmetrics-text")
     assert open_.body.endswith(b"# EOF\n")

@@ -8,10 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from prometheus_client.openmetrics.parser import (
-    text_string_to_metric_families as openmetrics_families,
-)
-from prometheus_client.parser import text_string_to_metric_families
 
 from clarion_fanout.broker import HistoryOptions
 from clarion_fanout.hub import Hub, Receiver
@@ -21,7 +17,7 @@ from clarion_server.codes import Code
 from clarion_server.counters import Counters
 from clarion_server.garbage import Garbage
 from clarion_server.lag import Lag
-from clarion_server.metrics import Metrics
+from clarion_server.metrics import Metrics, of_workers
 from clarion_server.process import Process, pss_bytes
 
 
@@ -64,11 +60,9 @@ class Worker:
         return self.now
 
     async def scrape(self) -> dict[str, float]:
-        """Each sample as it is written, name{label="value",...}, and its value."""
-        body, content_type = await self.metrics.exposition("")
-        assert content_type.startswith("text/plain; version=")
+        """Each sample as it will be written, name{label="value",...}, and its value."""
         samples: dict[str, float] = {}
-        for family in text_string_to_metric_families(body.decode()):
+        for family in await self.metrics.collected():
             for sample in family.samples:
                 labels = ",".join(f'{k}="{v}"' for k, v in sorted(sample.labels.items()))
                 name = f"{sample.name}{{{labels}}}" if labels else sample.name
@@ -175,11 +169,11 @@ async def test_lateness_is_a_histogram_and_a_worst_that_scrapes_do_not_reset(
     assert (await worker.scrape())["clarion_event_loop_lag_seconds_max"] == 0
 
 
-async def test_openmetrics_is_spoken_to_those_who_ask_for_it(worker: Worker) -> None:
-    body, content_type = await worker.metrics.exposition("application/openmetrics-text")
-    assert content_type.startswith("application/openmetrics-text; version=")
-    families = {family.name for family in openmetrics_families(body.decode())}  # type: ignore[no-untyped-call]
-    assert {"clarion_deliveries", "clarion_gc_pause_seconds"} <= families
+def test_of_workers_is_told_who_answered_and_how_often_each_was_replaced() -> None:
+    up, restarts = of_workers([True, False], [0, 3])
+    assert [sample.value for sample in up.samples] == [1, 0]
+    assert [sample.value for sample in restarts.samples] == [0, 3]
+    assert [sample.labels for sample in restarts.samples] == [{"worker": "0"}, {"worker": "1"}]
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="the kernel has none")

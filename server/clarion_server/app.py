@@ -1,35 +1,32 @@
 """The composition root: every part of a worker once, in order of dependency.
 
-`serve` runs a worker until a signal ends it. `Worker` is the same for tests: parts that start in
-the order in which they are listed and stop in reverse.
+A `Worker`'s parts start in the order in which they are listed and stop in reverse. `launch.py`
+runs one until a signal ends it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import signal
+import secrets
 import socket
-import sys
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 
-import uvloop
-from aiohttp import web
-
-from clarion_fanout.broker import HistoryOptions
 from clarion_fanout.hub import Hub
-from clarion_fanout.memory import MemoryBroker
 from clarion_fanout.tasks import Tasks
-from clarion_server import codes, http_api, sockets
+from clarion_server import brokers, codes, http_api, sockets
 from clarion_server.auth import Authenticator
-from clarion_server.auth.keys import KeyRing, KeysError
+from clarion_server.auth.keys import KeyRing
 from clarion_server.auth.permissions import Permissions
+from clarion_server.board import BACKENDS, CLIENTS, Readiness, alone
 from clarion_server.counters import Counters
 from clarion_server.directory import Directory
+from clarion_server.door import Door
 from clarion_server.edge import Edge
 from clarion_server.garbage import Garbage
-from clarion_server.greeting import greeting
+from clarion_server.inheritance import Inheritance
 from clarion_server.lag import Lag
 from clarion_server.listener import BACKLOG, Arrival, listen
 from clarion_server.metrics import Metrics
@@ -38,9 +35,13 @@ from clarion_server.origins import Origins
 from clarion_server.outlet import Outlet
 from clarion_server.peer import Peer
 from clarion_server.process import Process
+from clarion_server.siblings import Siblings
 from clarion_server.wheel import TICK_SECONDS, Wheel
 
 log = logging.getLogger(__name__)
+
+_DRAIN_SECONDS = 1.0
+"""Beyond `keepalive.close_s`, for resetting whoever did not close in time."""
 
 _clock = time.perf_counter
 """Seconds since some moment, finer than the loop's own: for what watches the loop itself."""
@@ -55,21 +56,24 @@ broker's, whose publications are a few small objects."""
 
 
 class Worker:
-    """One event loop's worth of Clarion. Make and use it inside that loop."""
+    """One event loop's worth of Clarion. Make and use it inside that loop.
 
-    def __init__(self, config: Config) -> None:
+    inherited: from the parent of several workers; without it, this is the only one.
+    """
+
+    def __init__(self, config: Config, inherited: Inheritance | None = None) -> None:
         loop = asyncio.get_running_loop()
         self.config = config
+        self._inherited = inherited
+        self.seat = inherited.seat if inherited else alone()
         self.counters = Counters()
         self.wheel = Wheel()
         self.tasks = Tasks()
-        self.broker = MemoryBroker(
-            history=self._history,
-            now=lambda: int(time.time() * 1000),
-            memory_bytes=config.history.memory_bytes,
-            key_seconds=config.history.idempotency_s,
-            key_count=config.history.idempotency_keys,
-        )
+        self.instance = inherited.instance if inherited else secrets.token_hex(4)
+        # No two processes have the same, not even one and the one that is started in its place.
+        self.name = f"{self.instance}-{self.seat.number}-{secrets.token_hex(3)}"
+        """Names this worker among all that share the broker."""
+        self.broker = brokers.make(config, self.name)
         self.hub = Hub(
             broker=self.broker,
             outlet=Outlet(),
@@ -91,9 +95,9 @@ class Worker:
             wheel=self.wheel,
             tasks=self.tasks,
             now=time.time,
-            not_ready=self.not_ready,
+            readiness=self.readiness,
         )
-        self.metrics = Metrics(
+        metrics = Metrics(
             counters=self.counters,
             hub=self.hub,
             broker=self.broker,
@@ -102,6 +106,15 @@ class Worker:
             process=Process(_clock),
             clock=_clock,
         )
+        self.siblings = Siblings(
+            seat=self.seat,
+            metrics=metrics,
+            tasks=self.tasks,
+            folder=inherited.folder if inherited else None,
+        )
+        self._listening: list[socket.socket] = []
+        self._doors: list[Door | sockets.Poller | sockets.LoopServer] = []
+        self._serving = False
         self._draining = False
         self._stack = AsyncExitStack()
         self.port = 0
@@ -109,25 +122,24 @@ class Worker:
         self.api_port = 0
         """The private port, once it is open."""
 
-    def _history(self, topic: str) -> HistoryOptions | None:
-        namespace = self.config.namespace(topic)
-        if not namespace.history_size:
-            return None
-        return HistoryOptions(namespace.history_size, namespace.history_s)
-
     def _owned(self) -> int:
         """About how many blocks of memory the server's own objects take; see `Garbage`."""
         connections = sum(self.counters.connections.values())
         return (
             connections * _CONNECTION_BLOCKS
             + self.hub.subscriptions * _SUBSCRIPTION_BLOCKS
-            + self.broker.bytes // _BROKER_BLOCK_BYTES
+            + brokers.held_bytes(self.broker) // _BROKER_BLOCK_BYTES
         )
 
     def not_ready(self) -> list[str]:
-        """Reasons why a balancer should look elsewhere; none when it should not."""
+        """Reasons why this worker should get no new clients; none when it may."""
         reasons = ["draining"] if self._draining else []
-        return reasons + self.lag.reasons(_clock())
+        reasons += self.lag.reasons(_clock())
+        return reasons + brokers.not_ready(self.broker, self.config)
+
+    def readiness(self) -> Readiness:
+        """Whether a balancer should send clients to this server, which is all workers to it."""
+        return self.seat.readiness(time.monotonic(), self.not_ready())
 
     async def start(self) -> None:
         """Opens both ports. Raises `OSError` or `KeysError`; then nothing is left behind."""
@@ -138,11 +150,12 @@ class Worker:
             raise
 
     async def _start(self) -> None:
-        config, stack = self.config, self._stack
-        public = listen(config.host, config.port)
+        config, stack, inherited = self.config, self._stack, self._inherited
+        public = inherited.public if inherited else listen(config.host, config.port)
         stack.callback(public.close)
-        private = listen(config.api_host, config.api_port)
+        private = inherited.private if inherited else listen(config.api_host, config.api_port)
         stack.callback(private.close)
+        self._listening = [public, private]
         self.port = public.getsockname()[1]
         self.api_port = private.getsockname()[1]
         origins = _origins(config, self.api_port)
@@ -156,8 +169,12 @@ class Worker:
         self.tasks.start(self.keys.run(), "keys")
         self.tasks.start(self.lag.run(), "loop lag")
         self.tasks.start(self._run_wheel(), "timers")
+        await self.siblings.start()
+        stack.callback(self.siblings.close)
         await self._serve_api(private)
         await self._serve_clients(public)
+        self._serving = True
+        self._beat()
         # Last: what is alive now lives as long as the server.
         self.garbage.install()
         stack.callback(self.garbage.remove)
@@ -169,20 +186,37 @@ class Worker:
             hub=self.hub,
             directory=self.directory,
             counters=self.counters,
-            readiness=self.not_ready,
-            metrics=self.metrics,
+            readiness=self.readiness,
+            metrics=self.siblings.exposition,
             now=_clock,
+            worker=self.seat.number,
+            instance=self.instance,
             public_port=self.port,
         )
         runner = http_api.runner(application, self.config)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
-        await web.SockSite(runner, sock).start()
+        server = runner.server
+        assert server is not None
+        door = Door(
+            sock,
+            lambda new: self.tasks.start(_connect(server, new), "a backend's connection"),
+            count=lambda: len(server.connections),
+            refused=lambda: None,
+            share=self.seat.share(BACKENDS),
+        )
+        self._stack.callback(door.stop)
+        self._doors.append(door)
 
     async def _serve_clients(self, sock: socket.socket) -> None:
         server = await sockets.serve(
-            sock, lambda: Arrival(self.edge), BACKLOG, refused=self._note_refusal
+            sock,
+            lambda: Arrival(self.edge),
+            BACKLOG,
+            refused=self._note_refusal,
+            share=self.seat.share(CLIENTS),
         )
+        self._doors.append(server)
         self._stack.push_async_callback(server.close)
         self._stack.push_async_callback(self._end_clients)
 
@@ -204,26 +238,50 @@ class Worker:
             await asyncio.sleep(TICK_SECONDS)
             self.wheel.advance(int((loop.time() - start) / TICK_SECONDS))
             self.garbage.tick(_clock())
+            if self._serving:
+                self._beat()
             if self.wheel.now >= housekeeping:
                 housekeeping = self.wheel.now + _HOUSEKEEPING_TICKS
-                self.broker.sweep()
+                brokers.sweep(self.broker)
+
+    def _beat(self) -> None:
+        self.seat.beat(time.monotonic(), self.not_ready())
+        for door in self._doors:
+            door.note()
+
+    def leave(self) -> None:
+        """Takes nobody new and gives the ports free; those who are here stay."""
+        for door in self._doors:
+            door.stop()
+        for sock in self._listening:
+            sock.close()
 
     async def drain(self) -> None:
-        """Says goodbye to every client and waits until they are gone, or their time is over."""
+        """Says goodbye to every client and waits until they are gone, or their time is over.
+
+        Who comes meanwhile is taken by the other workers, or sent on when these drain too.
+        """
         self._draining = True
+        self._beat()
         gone = asyncio.Event()
         self.edge.when_empty = gone.set
         for peer in list(self.directory.peers()):
             peer.finish(codes.DRAINING)
         if sum(self.counters.connections.values()):
             with suppress(TimeoutError):
-                # Whoever does not close in time is reset by the wheel; a second more is for that.
-                async with asyncio.timeout(self.config.keepalive.close_s + 1):
+                async with asyncio.timeout(self.config.keepalive.close_s + _DRAIN_SECONDS):
                     await gone.wait()
 
     async def close(self) -> None:
         """Stops every part, in reverse. A second call does nothing."""
         await self._stack.aclose()
+
+
+async def _connect(factory: Callable[[], asyncio.Protocol], sock: socket.socket) -> None:
+    try:
+        await asyncio.get_running_loop().connect_accepted_socket(factory, sock)
+    except OSError:
+        sock.close()  # it is gone already
 
 
 def _origins(config: Config, api_port: int) -> list[str]:
@@ -233,38 +291,7 @@ def _origins(config: Config, api_port: int) -> list[str]:
     return [*config.origins, *(f"http://{name}:{api_port}" for name in sorted(hosts))]
 
 
-async def _run(config: Config) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    worker = Worker(config)
-    try:
-        await worker.start()
-    except OSError as error:
-        print(f"clarion: cannot listen: {error}", file=sys.stderr)
-        print(
-            "Choose other ports with --port and --api-port, or end what uses them.", file=sys.stderr
-        )
-        return 1
-    except KeysError as error:
-        print(f"clarion: {error}", file=sys.stderr)
-        print("Check the keys under [auth] in the configuration.", file=sys.stderr)
-        return 1
-    try:
-        print(greeting(config, worker.port, worker.api_port), flush=True)
-        await stop.wait()
-        await worker.drain()
-    finally:
-        await worker.close()
-    return 0
-
-
-def serve(config: Config) -> int:
-    """Runs a server until SIGINT or SIGTERM; returns the exit code."""
-    logging.basicConfig(
-        level=config.log_level.upper(),
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
-    return uvloop.run(_run(config))
+def ending_seconds(config: Config) -> float:
+    """The longest that a worker may take from the signal to its end."""
+    margin = 5  # for a machine that is busy with everybody's reconnects
+    return config.keepalive.close_s + _DRAIN_SECONDS + http_api.SHUTDOWN_SECONDS + margin

@@ -12,6 +12,7 @@ from clarion_fanout.tasks import Tasks
 from clarion_server.auth import Authenticator
 from clarion_server.auth.keys import KeyRing
 from clarion_server.auth.permissions import Permissions
+from clarion_server.board import Readiness
 from clarion_server.codes import Close, come_back
 from clarion_server.counters import Counters
 from clarion_server.options import Config
@@ -28,7 +29,7 @@ class Edge:
     """The parts that connections use; made once by the app.
 
     now: Unix time in seconds.
-    not_ready: reasons why this worker should get no traffic; empty when it should.
+    readiness: of the whole server, which is what a balancer sends clients to.
     """
 
     config: Config
@@ -42,7 +43,7 @@ class Edge:
     wheel: Wheel
     tasks: Tasks
     now: Callable[[], float]
-    not_ready: Callable[[], list[str]]
+    readiness: Callable[[], Readiness]
 
     when_empty: Callable[[], object] | None = None
     """Called when the last client is gone; set when the worker drains."""

@@ -11,8 +11,9 @@ def greeting(config: Config, port: int, api_port: int) -> str:
     host, api_host = _in_url(config.host), _in_url(config.api_host)
     socket = f"ws://{host}:{port}/ws"
     api = f"http://{api_host}:{api_port}"
+    workers = f", {config.workers} workers" if config.workers > 1 else ""
     lines = [
-        f"Clarion {__version__}, embedded broker",
+        f"Clarion {__version__}, embedded broker{workers}",
         "",
         f"  clients   {socket}",
         f"            http://{host}:{port}/sse?topic=...",

@@ -238,9 +238,12 @@ class Arrival(asyncio.Protocol):
             refusal = Refusal(405, Code.METHOD_NOT_ALLOWED, message, (("Allow", "GET, HEAD"),))
             self._refuse("health", refusal)
             return
-        reasons = self._edge.not_ready() if request.path == "/readyz" else []
-        status = 503 if reasons else 200
-        body = msgspec.json.encode({"ready": False, "reasons": reasons}) if reasons else b"ok\n"
+        ready, body = True, b"ok\n"
+        if request.path == "/readyz":
+            ready, reasons = self._edge.readiness()
+            if reasons:
+                body = msgspec.json.encode({"ready": ready, "reasons": reasons})
+        status = 200 if ready else 503
         self._end("health", status, response(status, body))
 
     def _hand_over(self) -> tuple[asyncio.Transport, int]:

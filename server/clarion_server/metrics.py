@@ -1,4 +1,4 @@
-"""Every metric of a worker: its name, meaning and labels, in this one place.
+"""Every metric of a worker, and of the workers: its name, meaning and labels, in this one place.
 
 Nothing is counted here. When somebody asks, the numbers that the worker keeps anyway become
 samples; a scrape costs about a millisecond, and nothing in between. Labels have few values, all
@@ -12,15 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
 )
-from prometheus_client.registry import Collector
 
 from clarion_fanout.broker import Broker
 from clarion_fanout.hub import Hub
@@ -47,8 +44,8 @@ CLOSES = frozenset(
 )
 
 
-class Metrics(Collector):
-    """The metrics of one worker, in a registry of their own.
+class Metrics:
+    """The metrics of one worker.
 
     clock: seconds; the one that `lag` and `garbage` have.
     """
@@ -71,16 +68,13 @@ class Metrics(Collector):
         self._garbage = garbage
         self._process = process
         self._clock = clock
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
 
-    async def exposition(self, accept: str) -> tuple[bytes, str]:
-        """The text of all metrics and its content type, as an `Accept` header wants it."""
+    async def collected(self) -> list[Metric]:
+        """All of them, as of now."""
         await self._process.refresh()
-        encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+        return list(self._all())
 
-    def collect(self) -> Iterator[Metric]:
+    def _all(self) -> Iterator[Metric]:
         yield from self._connections()
         yield from self._publications()
         yield from self._stops()
@@ -199,6 +193,21 @@ class Metrics(Collector):
         # The customary names, for the dashboards that know them: process_resident_memory_bytes,
         # process_cpu_seconds_total, process_open_fds, process_max_fds, ...
         yield from self._process.samples
+
+
+def of_workers(up: Sequence[bool], restarts: Sequence[int]) -> Iterator[Metric]:
+    """What is known of the workers by number, whether they can be asked or not."""
+    alive = GaugeMetricFamily(
+        PREFIX + "worker_up", "Whether the worker told its metrics.", labels=("worker",)
+    )
+    replaced = CounterMetricFamily(
+        PREFIX + "worker_restarts", "Times that another took its place.", labels=("worker",)
+    )
+    for number, (told, times) in enumerate(zip(up, restarts, strict=True)):
+        alive.add_metric((str(number),), told)
+        replaced.add_metric((str(number),), times)
+    yield alive
+    yield replaced
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

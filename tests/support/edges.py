@@ -18,6 +18,7 @@ from clarion_server.auth import Authenticator, mint, token_claims
 from clarion_server.auth.keys import KeyRing
 from clarion_server.auth.keyset import Key, KeySet, secret_key
 from clarion_server.auth.permissions import Permissions
+from clarion_server.board import Readiness
 from clarion_server.counters import Counters
 from clarion_server.edge import Edge
 from clarion_server.options import AuthOptions, Config, Namespace
@@ -191,7 +192,7 @@ class World:
             wheel=Wheel(),
             tasks=self.tasks,
             now=lambda: self.now,
-            not_ready=list,
+            readiness=lambda: Readiness(True, []),
         )
         self._clients = 0
 

@@ -18,7 +18,9 @@ from clarion_fanout.broker import Broker, BrokerUnavailable, Feed, HistoryOption
 from clarion_fanout.hub import Form, Hub, Receiver, Topic
 from clarion_fanout.memory import MemoryBroker
 from clarion_fanout.publication import Draft, Publication, Receipt
+from clarion_fanout.tasks import Tasks
 from clarion_server import http_api
+from clarion_server.board import Readiness, alone
 from clarion_server.codes import Close
 from clarion_server.counters import Counters
 from clarion_server.garbage import Garbage
@@ -26,6 +28,7 @@ from clarion_server.lag import Lag
 from clarion_server.metrics import Metrics
 from clarion_server.options import Config, Namespace
 from clarion_server.process import Process
+from clarion_server.siblings import Siblings
 
 KEY = "a key of sixteen characters or more"
 
@@ -168,23 +171,26 @@ class Api:
 
     def application(self) -> web.Application:
         clock = time.monotonic
+        metrics = Metrics(
+            counters=self.counters,
+            hub=self.hub,
+            broker=self.broker,
+            lag=Lag(clock),
+            garbage=Garbage(owned=lambda: 0, clock=clock),
+            process=Process(clock),
+            clock=clock,
+        )
         return http_api.build(
             config=self.config,
             broker=self.broker,
             hub=self.hub,
             directory=self.clients,
             counters=self.counters,
-            readiness=lambda: self.reasons,
-            metrics=Metrics(
-                counters=self.counters,
-                hub=self.hub,
-                broker=self.broker,
-                lag=Lag(clock),
-                garbage=Garbage(owned=lambda: 0, clock=clock),
-                process=Process(clock),
-                clock=clock,
-            ),
+            readiness=lambda: Readiness(not self.reasons, self.reasons),
+            metrics=Siblings(seat=alone(), metrics=metrics, tasks=Tasks(), folder=None).exposition,
             now=clock,
+            worker=0,
+            instance="i",
         )
 
     async def request(

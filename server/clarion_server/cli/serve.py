@@ -60,6 +60,6 @@ def run(options: argparse.Namespace) -> int:
     for warning in loaded.warnings:
         print(f"clarion: warning: {warning}", file=sys.stderr)
     # The server's modules take a while to load; what is wrong with a configuration shows at once.
-    from clarion_server.app import serve
+    from clarion_server.launch import serve
 
     return serve(loaded.config)

@@ -20,6 +20,7 @@ from aiohttp.typedefs import Middleware
 
 from clarion_fanout.broker import Broker, BrokerUnavailable
 from clarion_fanout.hub import Hub
+from clarion_server.board import Readiness
 from clarion_server.codes import Code
 from clarion_server.counters import Counters
 from clarion_server.http_api import openapi, page
@@ -29,7 +30,6 @@ from clarion_server.http_api.guard import Guard
 from clarion_server.http_api.info import About
 from clarion_server.http_api.publish import Publisher
 from clarion_server.http_api.topics import TopicReader
-from clarion_server.metrics import Metrics
 from clarion_server.options import Config
 
 __all__ = ["Directory", "build", "runner"]
@@ -57,15 +57,20 @@ def build(
     hub: Hub,
     directory: Directory,
     counters: Counters,
-    readiness: Callable[[], list[str]],
-    metrics: Metrics,
+    readiness: Callable[[], Readiness],
+    metrics: Callable[[str], Awaitable[tuple[bytes, str]]],
     now: Callable[[], float],
+    worker: int,
+    instance: str,
     public_port: int | None = None,
 ) -> web.Application:
     """The application behind the private port; `runner` makes it run.
 
-    readiness: why no new clients should be sent here; empty when they should.
+    readiness: whether new clients should be sent to this server.
+    metrics: their text and its content type, for an `Accept` header.
     now: seconds, monotonic.
+    worker: the number of this one.
+    instance: names the server, whichever of its workers is asked.
     public_port: where it is not `config.port`: that may be 0, for any that is free.
     """
     publisher = Publisher(limits=config.limits, broker=broker, counters=counters)
@@ -78,6 +83,8 @@ def build(
         readiness=readiness,
         metrics=metrics,
         now=now,
+        worker=worker,
+        instance=instance,
         page=page.build(port=config.port if public_port is None else public_port),
         document=openapi.document(),
     )

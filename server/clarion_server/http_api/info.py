@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 from aiohttp import hdrs, web
 
 from clarion_fanout.hub import Hub
 from clarion_server import __version__
+from clarion_server.board import Readiness
 from clarion_server.counters import Counters
 from clarion_server.http_api.errors import HEADERS, answer
 from clarion_server.http_api.page import Page
-from clarion_server.metrics import Metrics
 from clarion_server.options import Config
 
 
 class Worker(msgspec.Struct, frozen=True):
-    """An event-loop process. `topics` are those with subscribers there."""
+    """An event-loop process, by its number. `topics` are those with subscribers there."""
 
+    worker: int
     pid: int
     uptime_s: int
     connections: int
@@ -55,7 +55,10 @@ class Alive(msgspec.Struct, frozen=True):
 
 
 class Ready(msgspec.Struct, frozen=True):
-    """Whether new clients should be sent here; if not, why."""
+    """Whether new clients should be sent here, and what speaks against it.
+
+    There may be reasons though the server is ready: most of its workers are then.
+    """
 
     ready: bool
     reasons: list[str]
@@ -70,9 +73,11 @@ class About:
         config: Config,
         hub: Hub,
         counters: Counters,
-        readiness: Callable[[], list[str]],
-        metrics: Metrics,
+        readiness: Callable[[], Readiness],
+        metrics: Callable[[str], Awaitable[tuple[bytes, str]]],
         now: Callable[[], float],
+        worker: int,
+        instance: str,
         page: Page,
         document: bytes,
     ) -> None:
@@ -85,10 +90,12 @@ class About:
         self._document = document
         self._started = now()
         self._broker = "redis" if config.redis else "memory"
-        self._instance = secrets.token_hex(4)
+        self._worker = worker
+        self._instance = instance
 
     async def info(self, _request: web.Request) -> web.Response:
         worker = Worker(
+            worker=self._worker,
             pid=os.getpid(),
             uptime_s=int(self._now() - self._started),
             connections=self._counters.connections.total(),
@@ -113,12 +120,12 @@ class About:
         return answer(Alive(alive=True))
 
     async def readyz(self, _request: web.Request) -> web.Response:
-        reasons = self._readiness()
-        return answer(Ready(ready=not reasons, reasons=reasons), 503 if reasons else 200)
+        ready, reasons = self._readiness()
+        return answer(Ready(ready=ready, reasons=reasons), 200 if ready else 503)
 
     async def metrics(self, request: web.Request) -> web.Response:
         accept = ",".join(request.headers.getall(hdrs.ACCEPT, ()))
-        body, content_type = await self._metrics.exposition(accept)
+        body, content_type = await self._metrics(accept)
         headers = {**HEADERS, hdrs.CONTENT_TYPE: content_type, hdrs.VARY: hdrs.ACCEPT}
         return web.Response(body=body, headers=headers)
 
