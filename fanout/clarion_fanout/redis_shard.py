@@ -47,6 +47,8 @@ milliseconds (`CLIENT KILL`, a restart of a proxy). Nothing was sent, so waiting
 TICK_SECONDS = 0.1
 """How often deadlines are looked at."""
 
+_LATE = "no answer in time"
+
 OLDEST = (7, 0)
 """Redis 7.0 brought sharded pub/sub; Valkey says 7.2 or more."""
 
@@ -330,6 +332,9 @@ class Shard:
         def lost(reason: str) -> None:
             # At once: what is sent from now on must not wait for a connection that is gone.
             self._up.clear()
+            if reason == _LATE:
+                # It is there and does not answer: nothing is gained by waiting for it.
+                self._failures = 1
             pipeline.lost(reason)
             if not ended.done():
                 ended.set_result(reason)
@@ -417,7 +422,7 @@ class Shard:
             await asyncio.sleep(TICK_SECONDS)
             now = time.monotonic()
             if self._pipeline.late(now) > self._options.timeout_s:
-                self._pipeline.abort("no answer in time")
+                self._pipeline.abort(_LATE)
             if self._intake is not None:
                 if self._probe.overdue(now) > self._options.timeout_s:
                     self._intake.abort("a probe did not come back")
@@ -461,7 +466,7 @@ class Shard:
             self._pipeline.abort(str(error))
 
     def _note(self, link: str, reason: str) -> None:
-        kind = {"no answer in time": "timeout", "a probe did not come back": "probe"}
+        kind = {_LATE: "timeout", "a probe did not come back": "probe"}
         self.interruptions[link, kind.get(reason, "closed")] += 1
         if not self._closed:
             log.warning("shard %s: the %s connection ended: %s", self.name, link, reason)
