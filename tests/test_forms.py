@@ -8,12 +8,18 @@ import pytest
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from clarion_fanout.publication import Publication
+from clarion_fanout.publication import Arrival, Departure, Loss, Position, Publication, Turn
 from clarion_server.forms import EVENT, WEBSOCKET, position_id
-from clarion_server.protocol import message
+from clarion_server.protocol import message, written
 
 KEPT = Publication("orders:42", b'{"a": "\xc3\xa9"}', 1_790_000_000_123, 20, "x8Qz")
 PLAIN = Publication("plain:1", b"[1]", 1_790_000_000_123)
+
+
+TURN = Turn("orders:42", Position("bN4v", 20), "x8Qz")
+LOSS = Loss("orders:42", Position("bN4v", 0), 'a reason\nwith "line breaks"\n\n')
+ARRIVAL = Arrival("chat:1", b'{"client": "c-1"}', 1_790_000_000_123)
+DEPARTURE = Departure("chat:1", b'{"client": "c-1"}', 1_790_000_000_123)
 
 
 def anew(publication: Publication) -> Publication:
@@ -48,6 +54,32 @@ def test_an_event_without_history_has_no_id() -> None:
     encoded = EVENT.encode(anew(PLAIN))
     assert encoded.startswith(b"data: {")
     assert b"\nid:" not in encoded
+
+
+@pytest.mark.parametrize("news", [TURN, LOSS, ARRIVAL, DEPARTURE], ids=lambda news: news.op)
+def test_what_is_no_message_is_a_text_frame_too(news: Publication) -> None:
+    library = ServerProtocol(state=State.OPEN)
+    library.send_text(written(news))
+    assert WEBSOCKET.encode(news) == b"".join(library.data_to_send())
+    assert WEBSOCKET.encode(news) is WEBSOCKET.encode(news)
+
+
+@pytest.mark.parametrize(
+    ("news", "id"),
+    [
+        (TURN, b"id: orders:42|bN4v|20\n"),
+        (LOSS, b"id: orders:42|bN4v|0\n"),
+        (ARRIVAL, b""),
+        (DEPARTURE, b""),
+    ],
+    ids=lambda value: value.op if isinstance(value, Publication) else "",
+)
+def test_what_is_no_message_is_an_event_with_a_name(news: Publication, id: bytes) -> None:
+    """Its id is the position that it moves the stream to: a browser resumes from there."""
+    expected = b"event: %b\n%bdata: %b\n\n" % (news.op.encode(), id, written(news))
+    assert EVENT.encode(news) == expected
+    assert EVENT.encode(news) is EVENT.encode(news)
+    assert expected.count(b"\n") == 4 - (not id)
 
 
 def test_an_event_is_one_field_and_an_empty_line() -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from itertools import product
+from typing import NamedTuple
+
 import pytest
 
 from clarion_fanout.broker import HistoryOptions
-from clarion_fanout.hub import HOLD_BYTES, JOIN_BYTES, SCATTER_BYTES, Hub
-from clarion_fanout.publication import Publication
+from clarion_fanout.hub import HOLD_BYTES, JOIN_BYTES, SCATTER_BYTES, Hold, Hub, Topic
+from clarion_fanout.publication import Arrival, Departure, Loss, Position, Publication, Turn
 from support.clock import Clock
-from support.receivers import Lines, Socket, Sockets, WatchedBroker
+from support.receivers import Lines, Socket, Sockets
+from support.turning import TurningBroker
 
 
 class Worker:
     """A hub with clients to make."""
 
     def __init__(self) -> None:
-        self.broker = WatchedBroker(history=lambda _topic: HistoryOptions(10, 60), now=Clock())
+        self.broker = TurningBroker(history=lambda _topic: HistoryOptions(10, 60), now=Clock())
         self.wakes = 0
         self.hub = Hub(broker=self.broker, outlet=Sockets(), wake=self._wake)
         self.lines = Lines("l")
@@ -423,6 +428,98 @@ def test_another_epoch_is_no_part_of_the_past(worker: Worker) -> None:
     assert admitted(worker, worker.client(), after=7, held=held) == [1]
 
 
+def message(epoch: str, offset: int) -> Publication:
+    return Publication("a", b"x", 0, offset, epoch)
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_what_stands_in_a_hold_before_the_epoch_of_the_past_is_older_than_the_past(
+    worker: Worker, after: int
+) -> None:
+    lost = Loss("a", Position("new", 0), "the shard lost everything")
+    newer = [message("new", offset) for offset in (1, 2, 3)]
+    hold = worker.hub.hold("a")
+    for publication in (message("old", 8), message("old", 9), lost, *newer):
+        worker.hub.dispatch(publication)
+    assert worker.hub.admit(hold, worker.client(), "new", after) == newer[after:]
+
+
+class Life(NamedTuple):
+    """A topic's life.
+
+    moments: the positions at which its stream ever stood, in order.
+    fed: what the feed brought, each with the moment that it leads to; None where it leads to none.
+    """
+
+    moments: list[Position]
+    fed: list[tuple[Publication, int | None]]
+
+
+EVENTS = ("message", "quick", "turn", "loss", "restart", "restart and loss")
+
+
+def life(events: Iterable[str]) -> Life:
+    epochs = iter("bcdefg")
+    epoch, offset = "a", 4
+    moments, fed = [Position(epoch, offset)], list[tuple[Publication, int | None]]()
+    for event in events:
+        if event == "quick":
+            fed.append((Publication("a", b"x", 0), None))
+            continue
+        former = epoch
+        if event in ("turn", "restart", "restart and loss"):
+            epoch, offset = next(epochs), offset if event == "turn" else 0
+            moments.append(Position(epoch, offset))
+        if event in ("message", "loss", "restart and loss"):
+            for _ in range(1 if event == "message" else 2):
+                offset += 1
+                moments.append(Position(epoch, offset))
+        position = moments[-1]
+        publication: Publication
+        if event == "message":
+            publication = message(*position)
+        elif event == "turn":
+            publication = Turn("a", position, former)
+        else:
+            publication = Loss("a", position, event)
+        fed.append((publication, len(moments) - 1))
+    return Life(moments, fed)
+
+
+def joinings(life: Life) -> Iterator[tuple[int, int, int]]:
+    """Every way to join: when the hold begins, of which moment the past is, when it arrives.
+
+    The first and the last are places in what is fed. The past is read after the hold has begun.
+    When it arrives, what leads up to its moment has been fed, and the feed is in its epoch.
+    """
+    ends = len(life.fed)
+    for moment, (epoch, _) in enumerate(life.moments):
+        leads = [to is not None and to <= moment for _, to in life.fed]
+        newer = [to is not None and to > moment for _, to in life.fed]
+        there = [epoch == life.moments[0].epoch, *(each.epoch == epoch for each, _ in life.fed)]
+        first = ends - leads[::-1].index(True) if True in leads else 0
+        last = newer.index(True) if True in newer else ends
+        for begins in range(last + 1):
+            for arrives in range(max(first, begins, there.index(True)), ends + 1):
+                yield begins, moment, arrives
+
+
+@pytest.mark.parametrize("first", EVENTS)
+def test_whoever_joins_at_any_time_gets_what_follows_its_past_once_and_in_order(
+    first: str,
+) -> None:
+    """Whatever five things happen in a topic, and whenever the hold begins and the past is read."""
+    for events in product([first], *[EVENTS] * 4):
+        moments, fed = life(events)
+        for begins, moment, arrives in joinings(Life(moments, fed)):
+            hold = Hold(Topic("a"))
+            for publication, _ in fed[begins:arrives]:
+                hold.keep(publication)
+            got = hold.beyond(*moments[moment]) + [each for each, _ in fed[arrives:]]
+            due = [each for each, to in fed[begins:] if to is None or to > moment]
+            assert got == due, (events, begins, moment, arrives)
+
+
 def test_a_hold_keeps_its_topic_and_the_feed(worker: Worker) -> None:
     worker.broker.attach("a")
     hold = worker.hub.hold("a")
@@ -472,9 +569,76 @@ def test_a_hold_is_bounded_and_then_knows_only_where_the_topic_goes_on(
         assert kept < 100_000, "it is never broken"
     assert kept * size <= HOLD_BYTES + size
     worker.hub.dispatch(Publication("a", data, 0, kept + 1, "epoch"))
-    assert [each.offset for each in hold.publications] == [kept + 1]
-    newer = worker.hub.admit(hold, worker.client(), "epoch", 0)
-    assert [each.offset for each in newer] == [kept + 1]
+    assert hold.publications == []
+    (loss,) = worker.hub.admit(hold, worker.client(), "epoch", 0)
+    assert isinstance(loss, Loss)
+    assert (loss.epoch, loss.offset) == ("epoch", kept + 1)
+    assert worker.hub.broken_holds == 1
+
+
+QUICK = Publication("a", b"no position", 0)
+FAT = Publication("a", b" " * HOLD_BYTES, 0)
+
+
+@pytest.mark.parametrize(
+    ("held", "position"),
+    [
+        ([message("e", 3), FAT], ("e", 3)),
+        ([message("e", 3), FAT, QUICK, Arrival("a", b"{}", 0)], ("e", 3)),
+        ([FAT, message("e", 3), Turn("a", Position("f", 3), "e"), QUICK], ("f", 3)),
+        ([FAT, message("e", 3), Loss("a", Position("f", 0), "gone")], ("f", 0)),
+        ([FAT, message("e", 3), Loss("a", Position("e", 9), "gone"), QUICK], ("e", 9)),
+        ([FAT, Turn("a", Position("f", 2), "e"), message("f", 3)], ("f", 3)),
+    ],
+)
+def test_a_broken_hold_says_where_the_topic_goes_on_whatever_came_last(
+    worker: Worker, held: list[Publication], position: tuple[str, int]
+) -> None:
+    for past, told in [(("e", 2), True), (position, False)]:
+        hold = worker.hub.hold("a")
+        for publication in held:
+            worker.hub.dispatch(publication)
+        assert hold.broken
+        newer = worker.hub.admit(hold, worker.client(), *past)
+        assert [(type(each), each.epoch, each.offset) for each in newer] == [
+            (Loss, *position)
+        ] * told
+
+
+def test_a_broken_hold_of_a_topic_without_positions_has_nothing_to_tell(worker: Worker) -> None:
+    hold = worker.hub.hold("a")
+    for publication in (QUICK, FAT, QUICK):
+        worker.hub.dispatch(publication)
+    assert worker.hub.admit(hold, worker.client(), "", 0) == []
+    assert worker.hub.broken_holds == 1
+
+
+# What a feed brings besides messages
+
+
+def test_turns_losses_and_members_come_in_their_place_among_the_messages(worker: Worker) -> None:
+    both, one, alone = worker.client("a", "b"), worker.client("a"), worker.client("a", alone=True)
+    worker.publish("a", "1")
+    worker.hub.dispatch(Turn("a", Position("new", 1), "epoch"))
+    worker.publish("a", "2")
+    worker.hub.dispatch(Arrival("a", b"ann", 0))
+    worker.hub.dispatch(Loss("a", Position("new", 7), "gone"))
+    worker.hub.dispatch(Departure("a", b"ann", 0))
+    worker.publish("b", "3")
+    worker.hub.flush()
+    for client in (both, one, alone):
+        assert client.got("a") == ["1", "epoch", "2", "ann", "gone", "ann"]
+    assert both.got("b") == ["3"]
+
+
+def test_turns_and_losses_are_counted_with_and_without_receivers(worker: Worker) -> None:
+    worker.client("a")
+    for topic in ("a", "b"):
+        worker.hub.dispatch(Turn(topic, Position("new", 1), "epoch"))
+        worker.hub.dispatch(Loss(topic, Position("new", 2), "gone"))
+        worker.hub.dispatch(Arrival(topic, b"ann", 0))
+    worker.hub.dispatch(Loss("a", Position("new", 3), "gone"))
+    assert (worker.hub.turns, worker.hub.losses, worker.hub.received) == (2, 3, 7)
 
 
 # Counters

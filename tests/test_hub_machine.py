@@ -1,10 +1,11 @@
 """The hub and the embedded broker, beside a model that only knows lists.
 
-The model: every publication of a topic in the order it was accepted, and for each client and
-topic the list of what it must have got by now. Clients come and go, subscribe from any position,
-fall behind, catch up, break, join while the past is being read; whatever happens, what arrived
-at a client is at all times the beginning of that list, and all of it once everything is flushed
-and read. So nothing is lost, doubled or overtaken, and nobody gets what was not meant for him.
+The model: every publication of a topic in the order it was accepted, what was fed of it, and for
+each client and topic the list of what it must have got by now. Clients come and go, subscribe
+from any position, fall behind, catch up, break, join while the past is being read; shards turn and
+lose something. Whatever happens, what arrived at a client is at all times the beginning of that
+list, and all of it once everything is flushed and read. So nothing is lost, doubled or overtaken,
+and nobody gets what was not meant for him.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from clarion_fanout.hub import JOIN_BYTES, Hold, Hub
 from clarion_fanout.publication import Draft, Position, Receipt
 from support.clock import Clock
 from support.coroutines import result
-from support.receivers import Lines, Socket, Sockets, WatchedBroker
+from support.receivers import Lines, Socket, Sockets
+from support.turning import TurningBroker
 
 OPTIONS = HistoryOptions(12, 100)
 TOPICS = ("h:a", "h:b", "n:a", "h:c", "n:b")
@@ -67,7 +69,9 @@ class Joining:
     want: Want
     hold: Hold
     begun: int
-    """How many publications the topic had when the hold began."""
+    """How much the topic had been fed when the hold began."""
+    read: int = 0
+    """The same when the page was read."""
     page: Page | None = None
 
 
@@ -78,7 +82,7 @@ class HubMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.broker = WatchedBroker(
+        self.broker = TurningBroker(
             history=lambda topic: OPTIONS if topic.startswith("h:") else None, now=self.clock
         )
         self.hub = Hub(broker=self.broker, outlet=Sockets(), wake=self._wake)
@@ -88,6 +92,11 @@ class HubMachine(RuleBasedStateMachine):
         self.published: dict[str, list[tuple[str, Position | None, int]]] = {
             name: [] for name in TOPICS
         }
+        """What a topic's stream was given, since it began."""
+        self.turned: dict[str, dict[str, int]] = {name: {} for name in TOPICS}
+        """A stream's former epochs, each with the offset up to which its positions are good."""
+        self.fed: dict[str, list[tuple[str, bool]]] = {name: [] for name in TOPICS}
+        """What everyone who is subscribed was due, and whether it has a position."""
         self.everyone: list[Client] = []
         self.pending: list[Joining] = []
         self.keys = iter(range(1_000_000))
@@ -195,16 +204,10 @@ class HubMachine(RuleBasedStateMachine):
         oldest = self.clock() - OPTIONS.seconds * 1000
         kept = [each for each in everything[-OPTIONS.size :] if each[2] >= oldest]
         if want.since is not None:
-            known = {position for _label, position, _ts in everything}
-            if everything:
-                position = everything[0][1]
-                assert position is not None
-                known.add(position._replace(offset=0))
-            elif topic in self.broker.attached_topics:
-                page = self.broker.peek(topic, Want(limit=0))
-                assert page is not None
-                known.add(page.position)
-            if want.since not in known:
+            epoch, offset = want.since
+            present = self.broker.position(topic)
+            known = {**self.turned[topic], present.epoch: present.offset}
+            if offset > known.get(epoch, -1):
                 return None
             after = everything[want.since.offset :]
             return [label for label, *_ in after] if len(after) <= len(kept) else None
@@ -228,7 +231,7 @@ class HubMachine(RuleBasedStateMachine):
             return multiple()
         self.broker.attach(topic)
         want = self._want(client, topic, data)
-        joining = Joining(client, topic, want, self.hub.hold(topic), len(self.published[topic]))
+        joining = Joining(client, topic, want, self.hub.hold(topic), len(self.fed[topic]))
         client.joining.add(topic)
         self.pending.append(joining)
         return joining
@@ -239,11 +242,7 @@ class HubMachine(RuleBasedStateMachine):
         if joining.page is None and joining in self.pending:
             joining.page = result(self.broker.read(joining.topic, joining.want))
             # What the page must contain is known now only.
-            joining.begun = (
-                len(self.published[joining.topic])
-                if joining.topic.startswith("h:")
-                else joining.begun
-            )
+            joining.read = len(self.fed[joining.topic])
             expected = self._expected(joining.topic, joining.want)
             assert joining.page.complete is (expected is not None)
             if expected is not None:
@@ -266,7 +265,9 @@ class HubMachine(RuleBasedStateMachine):
         if client.gone:
             self.hub.release(joining.hold)
             return
-        client.due[topic] += [label for label, *_ in self.published[topic][joining.begun :]]
+        for place, (label, positioned) in enumerate(self.fed[topic]):
+            if place >= (joining.read if positioned else joining.begun):
+                client.due[topic].append(label)
         client.subscribed.add(topic)
         epoch, offset = page.position or ("", 0)
         client.socket.replay(self.hub.admit(joining.hold, client.socket, epoch, offset))
@@ -304,9 +305,51 @@ class HubMachine(RuleBasedStateMachine):
             assert isinstance(receipt, Receipt)
             topic = receipt.topic
             self.published[topic].append((label, receipt.position, self.clock()))
-            for client in self.everyone:
-                if topic in client.subscribed and not client.gone:
-                    client.due[topic].append(label)
+            self._is_fed(topic, label, receipt.position is not None)
+
+    def _is_fed(self, topic: str, label: str, positioned: bool) -> None:
+        self.fed[topic].append((label, positioned))
+        for client in self.everyone:
+            if topic in client.subscribed and not client.gone:
+                client.due[topic].append(label)
+
+    @rule(topic=st.sampled_from(["h:a", "h:b", "h:c"]))
+    def publish_past_the_stream(self, topic: str) -> None:
+        label = str(next(self.numbers))
+        self.broker.quick(topic, label.encode())
+        self._is_fed(topic, label, False)
+
+    # What happens to shards
+
+    @rule(topic=st.sampled_from(["h:a", "h:b", "h:c"]))
+    def turn(self, topic: str) -> None:
+        """The shard fails over with everything."""
+        if topic in self.broker.attached_topics:
+            turn = self.broker.turn(topic)
+            self.turned[topic][turn.data.decode()] = turn.offset
+            self._is_fed(topic, turn.data.decode(), True)
+
+    @rule(topic=st.sampled_from(["h:a", "h:b", "h:c"]), count=st.integers(1, 2))
+    def lose(self, topic: str, count: int) -> None:
+        """Some publications cannot be fed any more."""
+        self._lose(topic, count, restart=False)
+
+    @rule(topic=st.sampled_from(["h:a", "h:b", "h:c"]), count=st.integers(0, 2))
+    def restart(self, topic: str, count: int) -> None:
+        """The shard has lost everything."""
+        self._lose(topic, count, restart=True)
+
+    def _lose(self, topic: str, count: int, *, restart: bool) -> None:
+        if topic in self.broker.attached_topics:
+            labels = [str(next(self.numbers)) for _ in range(count)]
+            loss = self.broker.lose(topic, *[label.encode() for label in labels], restart=restart)
+            if restart:
+                self.published[topic].clear()
+                self.turned[topic].clear()
+            for place, label in enumerate(labels, loss.offset - count + 1):
+                position = Position(loss.epoch, place)
+                self.published[topic].append((label, position, self.clock()))
+            self._is_fed(topic, loss.data.decode(), True)
 
     @rule()
     def flush(self) -> None:

@@ -12,7 +12,7 @@ import pytest
 from clarion_fanout.broker import HistoryOptions
 from clarion_fanout.hub import Hub, Receiver
 from clarion_fanout.memory import MemoryBroker
-from clarion_fanout.publication import Draft
+from clarion_fanout.publication import Draft, Loss, Position, Turn
 from clarion_server.codes import Code
 from clarion_server.counters import Counters
 from clarion_server.garbage import Garbage
@@ -84,6 +84,9 @@ NAMES = [
     'clarion_publications_total{source="api"}',
     'clarion_publications_total{source="client"}',
     "clarion_dispatched_total",
+    "clarion_turns_total",
+    "clarion_losses_total",
+    "clarion_broken_holds_total",
     "clarion_deliveries_total",
     "clarion_delivered_bytes_total",
     "clarion_written_bytes_total",
@@ -126,6 +129,9 @@ async def test_counts_become_samples(worker: Worker) -> None:
     counters.handshakes["sse", "503"] = 13
     await worker.broker.start(worker.hub)
     await worker.broker.publish([Draft("a", b"1"), Draft("b", b"1")])
+    for number in range(3):
+        worker.hub.dispatch(Loss("a", Position("e", number), "gone"))
+    worker.hub.dispatch(Turn("a", Position("f", 3), "e"))
     samples = await worker.scrape()
     assert samples['clarion_connections{transport="sse"}'] == 3
     assert samples['clarion_commands_total{op="publish"}'] == 5
@@ -133,7 +139,9 @@ async def test_counts_become_samples(worker: Worker) -> None:
     assert samples['clarion_errors_total{code="forbidden"}'] == 9
     assert samples['clarion_handshakes_total{result="accepted",transport="websocket"}'] == 11
     assert samples['clarion_handshakes_total{result="503",transport="sse"}'] == 13
-    assert samples["clarion_dispatched_total"] == 2
+    assert samples["clarion_dispatched_total"] == 6
+    assert samples["clarion_losses_total"] == 3
+    assert samples["clarion_turns_total"] == 1
     assert samples["clarion_broker_streams"] == 2
 
 

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Raw
 
 from clarion_fanout import payload
-from clarion_fanout.publication import PayloadError, Position, Publication
+from clarion_fanout.publication import (
+    Arrival,
+    Departure,
+    Loss,
+    PayloadError,
+    Position,
+    Publication,
+    Turn,
+)
 from clarion_server import protocol
 from clarion_server.codes import Code
 from clarion_server.protocol import (
@@ -33,6 +41,7 @@ from clarion_server.protocol import (
     decode,
     encode,
     message,
+    written,
 )
 
 HERE = Path(__file__).parent
@@ -41,7 +50,10 @@ ANSWERS = json.loads((HERE / "vectors/answers.json").read_text())
 PAGE = (HERE.parent / "clients/PROTOCOL.md").read_text()
 
 WRITTEN = {str(kind.__struct_config__.tag) for kind in get_args(AnyAnswer)}
-"""Every op that is encoded; a `message` is put together by hand."""
+"""Every op that is encoded."""
+
+SPLICED = {"message", "join", "leave"}
+"""Those that are put together by hand, around what a publisher handed in."""
 
 Example: TypeAlias = dict[str, Any]
 
@@ -92,15 +104,37 @@ def test_a_text_is_refused_as_the_example_says(vector: Example) -> None:
 @pytest.mark.parametrize("vector", examples([v for v in ANSWERS if v["by"] == "server"]))
 def test_an_answer_is_written_byte_for_byte_as_the_example_says(vector: Example) -> None:
     text, means = vector["text"].encode(), vector["means"]
-    if means["op"] == "message":
-        data = text.partition(b'"data":')[2].removesuffix(b"}")
-        publication = Publication(means["topic"], data, means["ts"], means["offset"] or 0, "e")
-        assert message(publication) == text
+    if means["op"] in SPLICED:
+        assert written(spliced(text, means)) == text
         assert json.loads(text) == {k: v for k, v in means.items() if k != "offset" or v}
         return
     answer = msgspec.json.decode(text, type=AnyAnswer)
     assert encode(answer) == text
     assert written_out(answer) == means
+
+
+def spliced(text: bytes, means: Example) -> Publication:
+    """The publication that an example tells of."""
+    if means["op"] == "message":
+        data = text.partition(b'"data":')[2].removesuffix(b"}")
+        return Publication(means["topic"], data, means["ts"], means["offset"] or 0, "e")
+    kind = {"join": Arrival, "leave": Departure}[means["op"]]
+    return kind(means["topic"], text.partition(b'"member":')[2].removesuffix(b"}"), 0)
+
+
+def test_a_turn_is_an_answer_that_nobody_asked_for() -> None:
+    name = "unasked: the stream goes on in another epoch, nothing is missing"
+    (vector,) = (vector for vector in ANSWERS if vector["name"] == name)
+    means = vector["means"]
+    turn = Turn(means["topic"], Position(means["epoch"], means["offset"]), "x8Qz")
+    assert written(turn) == vector["text"].encode()
+
+
+@pytest.mark.parametrize("vector", examples([v for v in ANSWERS if v["means"]["op"] == "lost"]))
+def test_a_loss_says_where_it_goes_on_and_why(vector: Example) -> None:
+    means = vector["means"]
+    loss = Loss(means["topic"], Position(means["epoch"], means["offset"]), means["reason"])
+    assert written(loss) == vector["text"].encode()
 
 
 @pytest.mark.parametrize("vector", examples([v for v in ANSWERS if v["by"] == "later"]))
@@ -111,8 +145,8 @@ def test_a_later_answer_has_the_fields_of_today(vector: Example) -> None:
 
 def test_every_op_has_an_example() -> None:
     assert {vector["means"]["op"] for vector in COMMANDS if "means" in vector} == OPS
-    written = {vector["means"]["op"] for vector in ANSWERS if vector["by"] == "server"}
-    assert written == {*WRITTEN, "message"}
+    shown = {vector["means"]["op"] for vector in ANSWERS if vector["by"] == "server"}
+    assert shown == WRITTEN | SPLICED
 
 
 @pytest.mark.parametrize("name", ["commands", "answers", "closes"])
@@ -129,7 +163,7 @@ def test_the_page_for_client_authors_shows_examples_of_these() -> None:
 
 @pytest.mark.parametrize(
     ("section", "ops"),
-    [("Commands", OPS), ("What the server sends", {*WRITTEN, "message"})],
+    [("Commands", OPS), ("What the server sends", WRITTEN | SPLICED)],
 )
 def test_the_page_for_client_authors_has_every_op(section: str, ops: set[str]) -> None:
     text = PAGE.partition(f"\n## {section}\n")[2].partition("\n## ")[0]

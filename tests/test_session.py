@@ -920,6 +920,124 @@ async def test_too_much_while_joining_is_told_as_lost_and_goes_on_from_there(
     assert (message["data"], message["offset"]) == ("after", lost["offset"] + 1)
 
 
+async def test_too_much_that_ends_with_a_new_epoch_is_told_as_lost_up_to_there(slow: World) -> None:
+    client = slow.client()
+    slow.slow.answered.clear()
+    client.says(op="subscribe", id=1, topic="news")
+    await turns()
+    await slow.publish("news", *[json.dumps("x" * 1_000_000)] * 5)
+    turn = slow.memory.turn("news")
+    slow.memory.quick("news", b'"no position"')
+    slow.slow.answered.set()
+    await turns()
+    _, lost = client.heard()
+    assert (lost["op"], lost["epoch"], lost["offset"]) == ("lost", turn.epoch, 5)
+
+
+@pytest.mark.parametrize("read", ["before", "after"])
+async def test_a_resume_across_a_turn_has_no_gap_and_no_duplicate(slow: World, read: str) -> None:
+    """The stream turns before the question is read, or while its answer is on the way."""
+    await slow.publish("news", "1", "2")
+    epoch = epoch_of(slow, "news")
+    client = slow.client()
+    slow.slow.hold_back()
+    slow.slow.answered.clear()
+    client.says(op="subscribe", id=1, topic="news", since={"epoch": epoch, "offset": 1})
+    await slow.publish("news", "3")
+    if read == "after":
+        slow.slow.asked.set()
+        await turns()
+    turn = slow.memory.turn("news")
+    await slow.publish("news", "4")
+    slow.slow.asked.set()
+    await turns()
+    slow.slow.answered.set()
+    await turns()
+    await slow.publish("news", "5")
+    await turns()
+    answer, *rest = client.heard()
+    assert (answer["op"], answer["id"], answer["recovered"]) == ("subscribed", 1, True)
+    unasked = {
+        "op": "subscribed",
+        "topic": "news",
+        "epoch": turn.epoch,
+        "offset": 3,
+        "recovered": True,
+    }
+    if read == "after":
+        assert (answer["epoch"], answer["offset"]) == (epoch, 3)
+        assert rest.pop(2) == unasked
+    else:
+        assert (answer["epoch"], answer["offset"]) == (turn.epoch, 4)
+        assert unasked not in rest
+    assert [(m["offset"], m["data"]) for m in rest] == [(n, n) for n in (2, 3, 4, 5)]
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("read", ["before", "after"])
+async def test_a_subscription_that_begins_across_a_loss_is_told_of_it_unless_it_missed_nothing(
+    slow: World, read: str, restart: bool
+) -> None:
+    await slow.publish("news", "1", "2")
+    client = slow.client()
+    slow.slow.hold_back()
+    slow.slow.answered.clear()
+    client.says(op="subscribe", id=1, topic="news")
+    await slow.publish("news", "3")
+    if read == "after":
+        slow.slow.asked.set()
+        await turns()
+    loss = slow.memory.lose("news", b'"missed"', restart=restart)
+    slow.slow.asked.set()
+    await turns()
+    slow.slow.answered.set()
+    await turns()
+    await slow.publish("news", '"next"')
+    await turns()
+    answer, *told, message = client.heard()
+    if read == "after":
+        (lost,) = told
+        assert (lost["op"], lost["reason"]) == ("lost", loss.data.decode())
+        assert (lost["epoch"], lost["offset"]) == (loss.epoch, loss.offset)
+        assert answer["offset"] == 3
+    else:
+        assert told == []
+        assert (answer["epoch"], answer["offset"]) == (loss.epoch, loss.offset)
+    assert (message["data"], message["offset"]) == ("next", loss.offset + 1)
+
+
+async def test_what_has_no_position_comes_whenever_it_came_after_the_command(slow: World) -> None:
+    client = slow.client()
+    slow.slow.answered.clear()
+    client.says(op="subscribe", id=1, topic="news")
+    slow.memory.quick("news", b'"before the answer"')
+    await turns()
+    await slow.publish("news", "1")
+    slow.slow.answered.set()
+    await turns()
+    slow.memory.quick("news", b'"after it"')
+    await turns()
+    _, *messages = client.heard()
+    assert [(m["data"], m.get("offset")) for m in messages] == [
+        ("before the answer", None),
+        (1, 1),
+        ("after it", None),
+    ]
+
+
+async def test_a_position_of_an_epoch_that_turned_resumes(world: World) -> None:
+    epoch = epoch_of(world, "news")
+    await world.publish("news", "1", "2")
+    turn = world.memory.turn("news")
+    await world.publish("news", "3")
+    client = world.client()
+    client.says(op="subscribe", topic="news", since={"epoch": epoch, "offset": 1})
+    answer, *messages = client.heard()
+    assert (answer["epoch"], answer["recovered"]) == (turn.epoch, True)
+    assert [m["data"] for m in messages] == [2, 3]
+    assert world.counters.replayed == 2
+
+
 async def test_without_history_nothing_is_lost_before_the_answer(slow: World) -> None:
     client = slow.client()
     slow.slow.answered.clear()

@@ -57,7 +57,8 @@ commands = st.one_of(
 class Conversations(RuleBasedStateMachine):
     """Two clients say anything, to a broker that is quick, slow or away.
 
-    Nothing is ever raised; each command is answered once; each subscription sees each offset once.
+    Nothing is ever raised; each command is answered once; each subscription sees each offset
+    once, or is told of a loss, and whatever happens to the epochs meanwhile.
     """
 
     slow = True
@@ -127,6 +128,22 @@ class Conversations(RuleBasedStateMachine):
     def backends_publish(self, topic: str, count: int) -> None:
         self.run(self.world.publish(topic, *["0"] * count))
 
+    @rule(topic=valid_names, what=st.sampled_from(["turn", "loss", "restart", "quick"]))
+    def a_shard_fails_over(self, topic: str, what: str) -> None:
+        memory = self.world.memory
+        if topic == "plain:1" or topic not in memory.attached_topics:
+            return
+
+        async def happen() -> None:
+            if what == "turn":
+                memory.turn(topic)
+            elif what == "quick":
+                memory.quick(topic, b"0")
+            else:
+                memory.lose(topic, b"0", restart=what == "restart")
+
+        self.run(happen())
+
     @rule()
     def time_passes(self) -> None:
         self.run(turns())
@@ -182,15 +199,23 @@ class Conversations(RuleBasedStateMachine):
             if "id" in message:
                 answered[message["id"]] = answered.get(message["id"], 0) + 1
                 assert answered[message["id"]] <= expected[message["id"]], message
-            if op == "subscribed":
-                assert topic not in places
+            if op == "subscribed" and topic in places:
+                assert "id" not in message
+                assert message["recovered"]
+                assert message["epoch"] != places[topic][0]
+                assert message["offset"] == places[topic][1]
+                places[topic] = (message["epoch"], message["offset"])
+            elif op == "subscribed":
                 start = self.clients[who].starts.pop(0)
-                places[topic] = start or ("", 0)
+                places[topic] = (message["epoch"], start.offset) if start else ("", 0)
+            elif op == "lost":
+                assert places[topic] != (message["epoch"], message["offset"])
+                places[topic] = (message["epoch"], message["offset"])
             elif op == "unsubscribed":
                 places.pop(topic, None)
             elif op == "message":
                 epoch, offset = places[topic]  # nothing comes without a subscription
-                if epoch:
+                if epoch and "offset" in message:
                     assert message["offset"] == offset + 1
                     places[topic] = (epoch, offset + 1)
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from clarion_fanout.publication import Arrival, Loss, Position, Turn
 from clarion_server import codes
 from clarion_server.app import Worker
 from clarion_server.options import AuthOptions, Keepalive, Limits, Namespace, WindowOptions
@@ -83,6 +84,30 @@ async def test_streams_begin_with_the_newest_publications_if_asked(worker: Worke
     async with streaming(worker.port, ["a"], query="last=2") as client:
         await subscribed(client)
         assert [json.loads((await client.event())["data"])["data"] for _ in range(2)] == [3, 4]
+
+
+@pytest.mark.parametrize("topics", [["a"], ["a", "b"]], ids=["one topic", "two topics"])
+async def test_a_stream_is_told_in_its_place_what_is_no_message(
+    worker: Worker, topics: list[str]
+) -> None:
+    async with streaming(worker.port, topics) as client:
+        for _ in topics:
+            start = await subscribed(client)
+        await until(lambda: worker.hub.subscriptions == len(topics))
+        rest = start.partition(";")[1:]
+        worker.hub.dispatch(Turn("a", Position("new", 0), "old"))
+        worker.hub.dispatch(Loss("a", Position("new", 7), "gone"))
+        worker.hub.dispatch(Arrival("a", b'{"client":"c-1"}', 0))
+        turn, loss, arrival = [await client.event() for _ in range(3)]
+    data = {"op": "subscribed", "topic": "a", "epoch": "new", "offset": 0, "recovered": True}
+    assert (turn["event"], turn["id"]) == ("subscribed", "".join(("a|new|0", *rest)))
+    assert json.loads(turn["data"]) == data
+    data = {"op": "lost", "topic": "a", "epoch": "new", "offset": 7, "reason": "gone"}
+    assert (loss["event"], loss["id"]) == ("lost", "".join(("a|new|7", *rest)))
+    assert json.loads(loss["data"]) == data
+    data = {"op": "join", "topic": "a", "member": {"client": "c-1"}}
+    assert arrival == {"event": "join", "data": arrival["data"]}
+    assert json.loads(arrival["data"]) == data
 
 
 async def test_a_silent_stream_has_a_heartbeat() -> None:

@@ -14,15 +14,18 @@ Order and loss
 Subscribing without gap or duplicate
     `attach` asks for the feed of a topic and says whether it is on; `attached` waits until it
     is. From then on, when `read` returns, everything up to the page's position has been
-    dispatched. So a page and what `dispatch` has brought since one asked for it may overlap but
-    leave no gap: whoever joins the two drops what is part of the page. The hub does that.
+    dispatched, and the feed is in the page's epoch. So a page and what `dispatch` has brought
+    since one asked for it may overlap but leave no gap: whoever joins the two drops what is part
+    of the page. The hub does that.
 
 A stream that turns, or loses something
     A broker notices holes in what it feeds and fills them from the stream. Where that cannot be
     done it feeds a `Loss`, and goes on behind its position. A stream whose shard restarted or
     failed over goes on in a new epoch, with offsets that count on: then it feeds a `Turn`, and
     positions of the old epoch up to that offset stay good. Both come in their place among the
-    publications of the topic.
+    publications of the topic. One of them announces every change of epoch within a feed, which
+    lasts as long as the topic is attached, and an epoch that was left never comes back. Pages hold
+    messages alone.
 
 Waiting
     `peek` never waits: it answers from what is at hand, or returns None, and then `read` asks.

@@ -25,8 +25,8 @@ the others and are part of the past. Where it must be asked for, `hold` first; w
 meanwhile waits in the hold, and `admit` returns what the past did not contain.
 
 A hold may span several epochs, whose names have no order; their places in the hold have. When the
-past was read, everything up to its position had been dispatched (see `broker`), and epochs never
-come back. So what stands in the hold before the first publication of the past's epoch is older
+past arrives, the feed has reached it and is in its epoch, and epochs never come back (see
+`broker`). So what stands in the hold before the first publication of the past's epoch is older
 than the past, and what is of another epoch behind it is newer. If none is of the past's epoch, then
 the stream has not been in it since the hold began, and the hold as a whole is newer. What has no
 epoch is part of no past.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from clarion_fanout.publication import Publication
 from clarion_server.frames import frame
-from clarion_server.protocol import message
+from clarion_server.protocol import written
 
 
 class WebSocketForm:
-    """A text frame with the `message` object."""
+    """A text frame with the object."""
 
     def encode(self, publication: Publication) -> bytes:
         frames = publication.frames
@@ -16,7 +16,7 @@ class WebSocketForm:
             frames = publication.frames = {}
         encoded = frames.get(self)
         if encoded is None:
-            encoded = frames[self] = frame(message(publication))
+            encoded = frames[self] = frame(written(publication))
         return encoded
 
 
@@ -29,12 +29,25 @@ class EventForm:
             frames = publication.frames = {}
         encoded = frames.get(self)
         if encoded is None:
-            encoded = b"data: " + message(publication) + b"\n\n"
-            if publication.offset:
+            id = ""
+            if publication.epoch:
                 id = position_id(publication.topic, publication.epoch, publication.offset)
-                encoded = f"id: {id}\n".encode() + encoded
-            frames[self] = encoded
+            encoded = frames[self] = published(publication, id)
         return encoded
+
+
+def published(publication: Publication, id: str) -> bytes:
+    """A publication as an event. Messages have no name: they are what a page's `onmessage` gets."""
+    name = "" if publication.op == Publication.op else publication.op
+    return event(name, written(publication), id)
+
+
+def event(name: str, data: bytes, id: str = "") -> bytes:
+    """One event; `data` is a single line."""
+    head = f"event: {name}\n" if name else ""
+    if id:
+        head += f"id: {id}\n"
+    return head.encode() + b"data: " + data + b"\n\n"
 
 
 def position_id(topic: str, epoch: str, offset: int) -> str:

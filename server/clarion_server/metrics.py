@@ -122,6 +122,17 @@ class Metrics:
             "Publications that reached this worker, with and without subscribers.",
             hub.received,
         )
+        yield _counter(
+            "turns", "Times that a topic went on in another epoch, nothing missing.", hub.turns
+        )
+        yield _counter(
+            "losses", "Times that a topic's subscribers were told of a loss.", hub.losses
+        )
+        yield _counter(
+            "broken_holds",
+            "Subscriptions for which too much came while their history was read.",
+            hub.broken_holds,
+        )
         yield _counter("deliveries", "Publications handed to subscribers.", hub.deliveries)
         yield _counter(
             "delivered_bytes", "Bytes handed to subscribers in bulk.", hub.delivered_bytes

@@ -13,7 +13,7 @@ from typing import Annotated, TypeAlias, cast
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from clarion_fanout.publication import Position, Publication
+from clarion_fanout.publication import Arrival, Departure, Loss, Position, Publication, Turn
 
 SUBPROTOCOL = "clarion.v1"
 
@@ -269,6 +269,11 @@ OPS = frozenset(
 """Every op that a client may send."""
 
 
+def written(publication: Publication) -> bytes:
+    """What a topic's feed brings, as the object that clients read."""
+    return _WRITERS[publication.op](publication)
+
+
 def message(publication: Publication) -> bytes:
     """A publication as the `message` object. A topic's characters need no escaping in JSON."""
     if publication.offset:
@@ -283,3 +288,33 @@ def message(publication: Publication) -> bytes:
         publication.ts,
         publication.data,
     )
+
+
+def _turn(turn: Publication) -> bytes:
+    """The subscription goes on in another epoch: the answer to a question that nobody asked."""
+    return encode(
+        Subscribed(topic=turn.topic, epoch=turn.epoch, offset=turn.offset, recovered=True)
+    )
+
+
+def _loss(loss: Publication) -> bytes:
+    reason = loss.data.decode()
+    return encode(Lost(topic=loss.topic, epoch=loss.epoch, offset=loss.offset, reason=reason))
+
+
+def _member(news: Publication) -> bytes:
+    """A `join` or `leave`: the member is spliced as a message's data is."""
+    return b'{"op":"%b","topic":"%b","member":%b}' % (
+        news.op.encode(),
+        news.topic.encode(),
+        news.data,
+    )
+
+
+_WRITERS: dict[str, Callable[[Publication], bytes]] = {
+    Publication.op: message,
+    Turn.op: _turn,
+    Loss.op: _loss,
+    Arrival.op: _member,
+    Departure.op: _member,
+}

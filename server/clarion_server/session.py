@@ -365,24 +365,11 @@ class Session:
                 self._edge.hub.release(hold)
         if self._joining is None or not self._is_joining(topic, hold):
             return  # unsubscribed, or gone, meanwhile
-        broken = hold.broken
         del self._joining[topic]
         epoch, offset = page.position or ("", 0)
         newer = self._edge.hub.admit(hold, self._client, epoch, offset)
         self._subscribed(topic, want, page, id)
-        if self.over:
-            return
-        if broken and newer and page.position is not None:
-            newest = newer[-1]
-            self._answer(
-                protocol.Lost(
-                    topic=topic,
-                    epoch=newest.epoch,
-                    offset=newest.offset,
-                    reason="too much was published while the history was read",
-                )
-            )
-        elif newer:
+        if newer and not self.over:
             self._client.replay(newer)
 
     def _is_joining(self, topic: str, hold: Hold) -> bool:

@@ -3,10 +3,10 @@
 The topics stand in the URL. Events are the same `message` objects as on a WebSocket; what else
 the server says comes as events named after their op (`subscribed`, `lost`, `goodbye`, `error`).
 
-Resuming: every event has an id that holds the position of each topic of the stream, and the
-browser sends the last one back. With one topic that is the publication's own position, so all
-such streams share their bytes. With several, the id depends on the stream, and each gets bytes
-of its own.
+Resuming: every event that moves a position has an id that holds the position of each topic of the
+stream, and the browser sends the last one back. With one topic that is the publication's own
+position, so all such streams share their bytes. With several, the id depends on the stream, and
+each gets bytes of its own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from clarion_server import protocol
 from clarion_server.auth import Identity
 from clarion_server.codes import Close, Code
 from clarion_server.edge import RETRY_MS, Edge
-from clarion_server.forms import EVENT, position_id
+from clarion_server.forms import EVENT, event, position_id, published
 from clarion_server.handshake import Refusal, Request
 from clarion_server.peer import Peer
 from clarion_server.protocol import Since
@@ -79,12 +79,6 @@ def _positions(event_id: str) -> dict[str, Since]:
     return positions
 
 
-def event(name: str, data: bytes, id: str = "") -> bytes:
-    """One event with a name; `data` is a single line."""
-    head = f"event: {name}\n" if not id else f"event: {name}\nid: {id}\n"
-    return head.encode() + b"data: " + data + b"\n\n"
-
-
 class EventStream(Peer):
     """One client that reads an event stream."""
 
@@ -127,11 +121,7 @@ class EventStream(Peer):
         return self._positions is None
 
     def encode_answer(self, answer: protocol.AnyAnswer) -> bytes:
-        id = ""
-        if isinstance(answer, protocol.Lost):
-            id = self._note(answer.topic, Position(answer.epoch, answer.offset))
-        name = str(answer.__struct_config__.tag)
-        encoded = event(name, protocol.encode(answer), id)
+        encoded = event(str(answer.__struct_config__.tag), protocol.encode(answer))
         if isinstance(answer, protocol.Goodbye) and isinstance(answer.retry_ms, int):
             encoded = f"retry: {answer.retry_ms}\n".encode() + encoded
         return encoded
@@ -171,11 +161,11 @@ class EventStream(Peer):
 
     def _own(self, publication: Publication) -> bytes:
         """A publication as an event of this stream."""
-        encoded = b"data: " + protocol.message(publication) + b"\n\n"
-        if not publication.offset:
-            return encoded
-        position = Position(publication.epoch, publication.offset)
-        return f"id: {self._note(publication.topic, position)}\n".encode() + encoded
+        id = ""
+        if publication.epoch:
+            position = Position(publication.epoch, publication.offset)
+            id = self._note(publication.topic, position)
+        return published(publication, id)
 
     def data_received(self, data: bytes) -> None:
         """A client of an event stream has nothing more to say; what it says is not kept."""

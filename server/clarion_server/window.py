@@ -7,6 +7,9 @@ share, so a thousand slow clients share one copy.
 Bytes that were asked for, the replay of a history, do not count against the bound: a client that
 reads them as fast as it can is not slow. That it does read is a matter of time: `stuck` says
 whether nothing moved for too long.
+
+Nothing here drops a frame and keeps the rest. Whoever adds that may drop messages alone: answers,
+and publications of another `op`, say where a client stands, and it would be left to guess.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class FakeClient:
 
     def replay(self, publications: Sequence[Publication]) -> None:
         for publication in publications:
-            self._hears(protocol.message(publication))
+            self._hears(protocol.written(publication))
 
     def deliver(self, topic: Topic, publications: Sequence[Publication]) -> None:
         assert topic in self.topics

@@ -11,7 +11,6 @@ import msgspec
 
 from clarion_fanout.broker import Broker, BrokerUnavailable, Feed, HistoryOptions, Page, Want
 from clarion_fanout.hub import Hub
-from clarion_fanout.memory import MemoryBroker
 from clarion_fanout.publication import Draft, Receipt
 from clarion_fanout.tasks import Tasks
 from clarion_server.auth import Authenticator, mint, token_claims
@@ -26,6 +25,7 @@ from clarion_server.origins import Origins
 from clarion_server.outlet import Outlet
 from clarion_server.wheel import Wheel
 from support.clients import FakeClient
+from support.turning import TurningBroker
 
 NOW = 1_790_000_000.0
 SECRET = "a secret of at least thirty-two bytes, for tests alone"
@@ -100,11 +100,12 @@ class KeysOutOfReach(LateKeys):
 class SlowBroker:
     """A broker whose every question goes to a shard that answers when the test lets it.
 
-    Behind it is a broker in memory. `asked` holds a question back before the shard has read it,
-    `answered` holds its answer back on the way home; both begin open.
+    Behind it is a broker in memory, which may turn and lose something meanwhile. `asked` holds a
+    question back before the shard has read it, `answered` holds its answer back on the way home;
+    both begin open.
     """
 
-    def __init__(self, inner: MemoryBroker) -> None:
+    def __init__(self, inner: TurningBroker) -> None:
         self.inner = inner
         self.asked = asyncio.Event()
         self.answered = asyncio.Event()
@@ -173,7 +174,7 @@ class World:
     ) -> None:
         self.config = config
         self.now = NOW
-        self.memory = MemoryBroker(history=self._history, now=lambda: int(self.now * 1000))
+        self.memory = TurningBroker(history=self._history, now=lambda: int(self.now * 1000))
         self.slow = SlowBroker(self.memory)
         self.broker: Broker = self.slow if slow else self.memory
         self.hub = Hub(broker=self.broker, outlet=Outlet(), wake=self._wake)

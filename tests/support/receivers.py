@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from clarion_fanout.hub import Form, Hub, Receiver, Topic
-from clarion_fanout.memory import MemoryBroker
 from clarion_fanout.publication import Publication
 
 
@@ -162,11 +161,3 @@ class Sockets:
             written = socket.write(payload)
             if written != len(payload):
                 socket.cut_short(payload, written)
-
-
-class WatchedBroker(MemoryBroker):
-    """A memory broker that says what is attached."""
-
-    @property
-    def attached_topics(self) -> set[str]:
-        return set(self._attached)
