@@ -621,6 +621,25 @@ def test_a_tail_says_what_was_lost_and_goes_on_after_it() -> None:
     assert json.loads(tail.subscription("a"))["since"] == {"epoch": "g", "offset": 8}
 
 
+def test_a_tail_goes_on_in_another_epoch_when_it_is_told_to() -> None:
+    tail = Tail(["a"], last=0)
+    list(tail.received('{"op":"subscribed","topic":"a","epoch":"e","offset":5}'))
+    frame = '{"op":"subscribed","topic":"a","epoch":"f","offset":5,"recovered":true}'
+    assert list(tail.received(frame)) == [Notice("a: subscribed again, nothing lost (0 missed)")]
+    assert json.loads(tail.subscription("a"))["since"] == {"epoch": "f", "offset": 5}
+    list(tail.received('{"op":"message","topic":"a","offset":6,"ts":5,"data":1}'))
+    assert json.loads(tail.subscription("a"))["since"] == {"epoch": "f", "offset": 6}
+
+
+def test_a_tail_that_resumes_in_another_epoch_keeps_its_offset_until_messages_come() -> None:
+    tail = Tail(["a"], last=0)
+    list(tail.received('{"op":"subscribed","topic":"a","epoch":"e","offset":5}'))
+    frame = '{"op":"subscribed","topic":"a","epoch":"f","offset":8,"recovered":true}'
+    [notice] = tail.received(frame)
+    assert notice == Notice("a: subscribed again, nothing lost (3 missed)")
+    assert json.loads(tail.subscription("a"))["since"] == {"epoch": "f", "offset": 5}
+
+
 @pytest.mark.parametrize("character", ["\x1b", "\x9b", "\u202e", "\u2028", "\x00", "\U000e0001"])
 def test_text_from_the_network_cannot_command_the_terminal(character: str) -> None:
     shown = printable(f'"a{character}b"')

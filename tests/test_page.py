@@ -170,8 +170,8 @@ async def little_server() -> AsyncIterator[str]:
             for topic in command.get("topics", ()):
                 answer = {"op": "subscribed", "id": command["id"], "epoch": "e", "offset": 0}
                 if "since" in topic:
-                    assert topic["since"] == {"epoch": "e", "offset": 2000}
-                    answer |= {"epoch": "f", "recovered": False}
+                    assert topic["since"] == {"epoch": "f", "offset": 2000}
+                    answer |= {"epoch": "g", "recovered": False}
                 await stream.send_json({**answer, "topic": topic["topic"]})
         return stream
 
@@ -183,6 +183,9 @@ async def little_server() -> AsyncIterator[str]:
                     ts = 1_790_000_000_000 + number
                     message |= {"op": "message", "offset": number, "ts": ts}
                     await stream.send_json(message)
+        turn = {"op": "subscribed", "epoch": "f", "offset": 2000, "recovered": True}
+        for stream in streams:
+            await stream.send_json({**turn, "topic": message["topic"]})
         return web.json_response({"topic": message["topic"], "epoch": "e", "offset": 2000})
 
     async def drain(_: web.Request) -> web.Response:

@@ -156,9 +156,10 @@ class Tail:
         topic, before = frame.topic, self._positions[frame.topic]
         if frame.offset is None:
             return Notice(f"{topic}: subscribed (no history)")
-        # What is recovered comes after this, and moves the position message by message.
-        if before is None or frame.recovered is False:
-            self._positions[topic] = (frame.epoch, frame.offset)
+        # What is recovered comes after this, and moves the offset message by message. The epoch
+        # may be another one all the same: offsets count on in it.
+        offset = frame.offset if before is None or frame.recovered is False else before[1]
+        self._positions[topic] = (frame.epoch, offset)
         if frame.recovered is False:
             text = f"{topic}: LOST some messages since {before and before[1]} (recovered: false);"
             return Notice(f"{text} goes on after {frame.offset}", bad=True)
