@@ -10,7 +10,7 @@ from websockets.server import ServerProtocol
 
 from clarion_fanout.publication import Arrival, Departure, Loss, Position, Publication, Turn
 from clarion_server.forms import EVENT, WEBSOCKET, position_id
-from clarion_server.protocol import message, written
+from clarion_server.protocol import written
 
 KEPT = Publication("orders:42", b'{"a": "\xc3\xa9"}', 1_790_000_000_123, 20, "x8Qz")
 PLAIN = Publication("plain:1", b"[1]", 1_790_000_000_123)
@@ -36,7 +36,7 @@ def anew(publication: Publication) -> Publication:
 @pytest.mark.parametrize("publication", [KEPT, PLAIN], ids=["history", "none"])
 def test_a_websocket_gets_a_text_frame_with_the_message(publication: Publication) -> None:
     library = ServerProtocol(state=State.OPEN)
-    library.send_text(message(publication))
+    library.send_text(written(publication))
     (frame,) = library.data_to_send()
     assert WEBSOCKET.encode(anew(publication)) == frame
 

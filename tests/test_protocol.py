@@ -40,7 +40,6 @@ from clarion_server.protocol import (
     Welcome,
     decode,
     encode,
-    message,
     written,
 )
 
@@ -282,7 +281,7 @@ def test_a_message_is_one_line_with_the_data_as_it_is(
         data = payload.check(given, 100_000)
     except PayloadError:
         return
-    text = message(Publication(topic, data, ts, offset, "epoch"))
+    text = written(Publication(topic, data, ts, offset, "epoch"))
     assert b"\n" not in text
     assert b"\r" not in text
     assert text.endswith(b',"data":' + data + b"}")

@@ -38,15 +38,15 @@ class EventForm:
 
 def published(publication: Publication, id: str) -> bytes:
     """A publication as an event. Messages have no name: they are what a page's `onmessage` gets."""
-    name = "" if publication.op == Publication.op else publication.op
-    return event(name, written(publication), id)
+    if publication.op != Publication.op:
+        return event(publication.op, written(publication), id)
+    encoded = b"data: " + written(publication) + b"\n\n"
+    return f"id: {id}\n".encode() + encoded if id else encoded
 
 
 def event(name: str, data: bytes, id: str = "") -> bytes:
-    """One event; `data` is a single line."""
-    head = f"event: {name}\n" if name else ""
-    if id:
-        head += f"id: {id}\n"
+    """One event with a name; `data` is a single line."""
+    head = f"event: {name}\n" if not id else f"event: {name}\nid: {id}\n"
     return head.encode() + b"data: " + data + b"\n\n"
 
 

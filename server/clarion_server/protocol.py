@@ -270,12 +270,12 @@ OPS = frozenset(
 
 
 def written(publication: Publication) -> bytes:
-    """What a topic's feed brings, as the object that clients read."""
-    return _WRITERS[publication.op](publication)
+    """What a topic's feed brings, as the object that clients read.
 
-
-def message(publication: Publication) -> bytes:
-    """A publication as the `message` object. A topic's characters need no escaping in JSON."""
+    Data is spliced as it is, and a topic's characters need no escaping in JSON.
+    """
+    if type(publication) is not Publication:
+        return _WRITERS[publication.op](publication)
     if publication.offset:
         return b'{"op":"message","topic":"%b","offset":%d,"ts":%d,"data":%b}' % (
             publication.topic.encode(),
@@ -303,7 +303,6 @@ def _loss(loss: Publication) -> bytes:
 
 
 def _member(news: Publication) -> bytes:
-    """A `join` or `leave`: the member is spliced as a message's data is."""
     return b'{"op":"%b","topic":"%b","member":%b}' % (
         news.op.encode(),
         news.topic.encode(),
@@ -312,7 +311,6 @@ def _member(news: Publication) -> bytes:
 
 
 _WRITERS: dict[str, Callable[[Publication], bytes]] = {
-    Publication.op: message,
     Turn.op: _turn,
     Loss.op: _loss,
     Arrival.op: _member,
