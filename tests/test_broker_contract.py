@@ -12,7 +12,8 @@ What is pinned here, of the text in `clarion_fanout/broker.py`:
                Size and age remove the oldest; the position stays. A position that is not the
                stream's, or whose successors were removed, makes the answer incomplete.
     attach     After `attached` every publication is fed, in the order of offsets. What is read
-               after that and what is fed leave no gap.
+               after that and what is fed leave no gap. Where nothing happened to a stream its
+               feed brings messages alone; pages hold nothing else ever.
     loss       A stream that was lost begins a new epoch, and every old position is known as such.
 """
 
@@ -421,6 +422,24 @@ async def test_the_past_read_after_attaching_and_the_feed_leave_no_gap(opened: O
     assert len(known) >= 50
     joined = known + [each.offset for each in fed if each.offset > known[-1]]
     assert joined == list(range(1, 302))
+    assert {each.op for each in (*fed, *page.publications)} == {"message"}
+
+
+async def test_a_feed_that_begins_anew_tells_of_no_loss_of_what_nobody_wanted(
+    opened: Opened,
+) -> None:
+    broker, feed = opened
+    await attach(broker, "few:a")
+    await publish(broker, "few:a")
+    broker.detach("few:a")
+    await publish(broker, "few:a")
+    await attach(broker, "few:a")
+    page = await broker.read("few:a", Want(limit=0))
+    await publish(broker, "few:a", END)
+    fed = await feed.expect("few:a", END)
+    assert {each.op for each in fed} == {"message"}
+    assert page.position is not None
+    assert (fed[-1].epoch, fed[-1].offset) == (page.position.epoch, 3)
 
 
 # Loss
