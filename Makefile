@@ -12,11 +12,11 @@ BIN := .venv/bin
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.venv/.server: deploy/requirements.txt pyproject.toml .ci/venv
+.venv/.server: deploy/requirements.txt pyproject.toml clients/python/pyproject.toml .ci/venv
 	@.ci/venv deploy/requirements.txt
 	@touch $@
 
-.venv/.tools: tests/requirements.txt pyproject.toml .ci/venv
+.venv/.tools: tests/requirements.txt pyproject.toml clients/python/pyproject.toml .ci/venv
 	@.ci/venv tests/requirements.txt
 	@touch .venv/.server $@
 
@@ -40,6 +40,7 @@ lint: .venv/.tools
 
 types: .venv/.tools
 	@$(BIN)/mypy
+	@$(BIN)/mypy --python-version 3.10 clients/python
 	@$(BIN)/pyright
 
 lock: .venv/.tools ## write the lock files anew from pyproject.toml

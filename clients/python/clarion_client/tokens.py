@@ -1,0 +1,52 @@
+"""Where tokens come from: a string, or a callback of the program."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
+
+TokenSource: TypeAlias = str | Callable[[], str | Awaitable[str]] | None
+"""A token, or what gets one when it is called; None: anonymous."""
+
+
+class Tokens:
+    """Gets tokens, and keeps the last one for as long as nothing speaks against it."""
+
+    def __init__(self, source: TokenSource) -> None:
+        self._source = source
+        self._kept: str | None = None
+        if isinstance(source, str):
+            _check(source)
+
+    @property
+    def renewable(self) -> bool:
+        """Whether asking again may bring another token."""
+        return callable(self._source)
+
+    async def get(self, fresh: bool) -> str | None:
+        """The token to connect with. fresh: the kept one is of no use any more.
+
+        Raises what the callback raises.
+        """
+        if not callable(self._source):
+            return self._source
+        if fresh or self._kept is None:
+            self._kept = None
+            made = self._source()
+            token = await made if inspect.isawaitable(made) else made
+            self._kept = _check(token)
+        return self._kept
+
+    def forget(self) -> None:
+        """The kept token was not accepted, or is about to expire."""
+        self._kept = None
+
+
+def _check(token: object) -> str:
+    """A token as it can stand in a header. What is wrong is said without showing it."""
+    if not isinstance(token, str):
+        raise TypeError(f"a token is a string, not {type(token).__name__}")
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError("a token consists of visible ASCII characters, and has at least one")
+    return token

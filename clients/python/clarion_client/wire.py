@@ -1,0 +1,401 @@
+"""The wire `clarion.v1`: what a client sends as text, and what it makes of the server's.
+
+One JSON object is one text message, both ways. Fields that are not known are ignored, and so are
+whole messages with an op that is not. Here a message only becomes typed; what it means is the
+machine's business.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from clarion_client.events import Member, Position
+
+SUBPROTOCOL = "clarion.v1"
+
+Id: TypeAlias = int | str
+
+
+class NotClarion(Exception):
+    """What came is not `clarion.v1`."""
+
+
+_TOPIC = re.compile(r"[A-Za-z0-9_\-.:/@#=+,]{1,255}\Z")
+
+
+def check_topic(topic: str) -> str:
+    """`topic`, if it follows the grammar of names. Raises `ValueError`."""
+    if not _TOPIC.match(topic):
+        raise ValueError(f"{topic!r} is no topic: 1-255 characters of A-Z a-z 0-9 _-.:/@#=+,")
+    return topic
+
+
+# What the server sends
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    client: str
+    user: str | None
+    ping_ms: int | None
+    expires_ms: int | None
+    id: Id | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed:
+    topic: str
+    epoch: str | None
+    offset: int | None
+    recovered: bool | None
+    id: Id | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    topic: str
+    offset: int | None
+    ts: int
+    data: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    topic: str
+    epoch: str
+    offset: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribed:
+    topic: str
+    reason: str | None
+    id: Id | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    topic: str
+    epoch: str | None
+    offset: int | None
+    id: Id | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    offset: int
+    ts: int
+    data: Any
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPage:
+    topic: str
+    epoch: str
+    offset: int
+    messages: Sequence[Kept]
+    id: Id | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PresenceList:
+    topic: str
+    count: int
+    members: Sequence[Member]
+    id: Id | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """`join` or `leave`."""
+
+    topic: str
+    member: Member
+    joined: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    expires_ms: int
+    id: Id | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    id: Id | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    code: str
+    topic: str | None
+    message: str
+    retry_ms: int | None
+    id: Id | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    code: int
+    reason: str
+    retry_ms: int | None
+
+
+Answer: TypeAlias = Published | HistoryPage | PresenceList | Refreshed | Pong
+"""What answers a command that was one of a kind."""
+
+Received: TypeAlias = (
+    Answer | Welcome | Subscribed | Publication | Lost | Unsubscribed | Movement | Failure | Goodbye
+)
+
+
+class _Fields:
+    """A JSON object whose fields are asked for by type. Raises `NotClarion`."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: Any) -> None:
+        if not isinstance(fields, dict):
+            raise NotClarion("an object was expected")
+        self._fields: dict[str, Any] = fields
+
+    def raw(self, name: str) -> Any:
+        return self._fields.get(name)
+
+    def text(self, name: str) -> str:
+        value = self._fields.get(name)
+        if not isinstance(value, str):
+            raise NotClarion(f"{name} is no string")
+        return value
+
+    def text_if(self, name: str) -> str | None:
+        return None if self._fields.get(name) is None else self.text(name)
+
+    def number(self, name: str) -> int:
+        value = self._fields.get(name)
+        if type(value) is not int:  # True is an int, too
+            raise NotClarion(f"{name} is no whole number")
+        return value
+
+    def number_if(self, name: str) -> int | None:
+        return None if self._fields.get(name) is None else self.number(name)
+
+    def truth_if(self, name: str) -> bool | None:
+        value = self._fields.get(name)
+        if value is None or isinstance(value, bool):
+            return value
+        raise NotClarion(f"{name} is neither true nor false")
+
+    def id(self) -> Id | None:
+        value: Id | None = self._fields.get("id")
+        if value is None or type(value) in (int, str):
+            return value
+        raise NotClarion("id is neither a number nor a string")
+
+    def list(self, name: str) -> list[_Fields]:
+        elements: list[Any] | None = self._fields.get(name)
+        if not isinstance(elements, list):
+            raise NotClarion(f"{name} is no list")
+        return [_Fields(element) for element in elements]
+
+
+def _welcome(f: _Fields) -> Welcome:
+    return Welcome(
+        f.text("client"),
+        f.text_if("user"),
+        f.number_if("ping_ms"),
+        f.number_if("expires_ms"),
+        f.id(),
+    )
+
+
+def _subscribed(f: _Fields) -> Subscribed:
+    epoch, offset = f.text_if("epoch"), f.number_if("offset")
+    if (epoch is None) != (offset is None):
+        raise NotClarion("epoch and offset come together")
+    return Subscribed(f.text("topic"), epoch, offset, f.truth_if("recovered"), f.id())
+
+
+def _publication(f: _Fields) -> Publication:
+    return Publication(f.text("topic"), f.number_if("offset"), f.number("ts"), f.raw("data"))
+
+
+def _lost(f: _Fields) -> Lost:
+    return Lost(f.text("topic"), f.text("epoch"), f.number("offset"), f.text_if("reason") or "")
+
+
+def _unsubscribed(f: _Fields) -> Unsubscribed:
+    return Unsubscribed(f.text("topic"), f.text_if("reason"), f.id())
+
+
+def _published(f: _Fields) -> Published:
+    return Published(f.text("topic"), f.text_if("epoch"), f.number_if("offset"), f.id())
+
+
+def _history(f: _Fields) -> HistoryPage:
+    kept = [Kept(m.number("offset"), m.number("ts"), m.raw("data")) for m in f.list("messages")]
+    return HistoryPage(f.text("topic"), f.text("epoch"), f.number("offset"), kept, f.id())
+
+
+def _member(f: _Fields) -> Member:
+    return Member(f.text("client"), f.text_if("user"))
+
+
+def _presence(f: _Fields) -> PresenceList:
+    members = [_member(member) for member in f.list("members")]
+    return PresenceList(f.text("topic"), f.number("count"), members, f.id())
+
+
+def _join(f: _Fields) -> Movement:
+    return Movement(f.text("topic"), _member(_Fields(f.raw("member"))), joined=True)
+
+
+def _leave(f: _Fields) -> Movement:
+    return Movement(f.text("topic"), _member(_Fields(f.raw("member"))), joined=False)
+
+
+def _refreshed(f: _Fields) -> Refreshed:
+    return Refreshed(f.number("expires_ms"), f.id())
+
+
+def _pong(f: _Fields) -> Pong:
+    return Pong(f.id())
+
+
+def _failure(f: _Fields) -> Failure:
+    return Failure(
+        f.text("code"),
+        f.text_if("topic"),
+        f.text_if("message") or "",
+        f.number_if("retry_ms"),
+        f.id(),
+    )
+
+
+def _goodbye(f: _Fields) -> Goodbye:
+    return Goodbye(f.number("code"), f.text_if("reason") or "", f.number_if("retry_ms"))
+
+
+_READERS: Mapping[str, Callable[[_Fields], Received]] = {
+    "welcome": _welcome,
+    "subscribed": _subscribed,
+    "message": _publication,
+    "lost": _lost,
+    "unsubscribed": _unsubscribed,
+    "published": _published,
+    "history": _history,
+    "presence": _presence,
+    "join": _join,
+    "leave": _leave,
+    "refreshed": _refreshed,
+    "pong": _pong,
+    "error": _failure,
+    "goodbye": _goodbye,
+}
+
+
+def decode(text: str) -> Received | None:
+    """What a text message says; None where its op is of a later version. Raises `NotClarion`."""
+    fields = _Fields(loads(text))
+    reader = _READERS.get(fields.text("op"))
+    return None if reader is None else reader(fields)
+
+
+def loads(text: str | bytes) -> Any:
+    """JSON, whatever a publisher put into `data`. Raises `NotClarion`."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise NotClarion("nested too deeply") from None
+    except ValueError:
+        pass
+    try:
+        # A number of more than 4,300 digits is JSON too, but Python makes no int of it. Were it an
+        # error, the message would come back with every reconnect.
+        return json.loads(text, parse_int=_number)
+    except ValueError as error:
+        raise NotClarion(f"not JSON: {error}") from None
+
+
+def _number(digits: str) -> float:
+    try:
+        return int(digits)
+    except ValueError:
+        return float(digits)
+
+
+# What a client sends
+
+
+def dumps(value: object) -> str:
+    """Compact JSON. Raises `TypeError` or `ValueError` for what is none: NaN, half a character."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    if not text.isascii():
+        text.encode()
+    return text
+
+
+def encode(op: str, id: Id | None = None, **fields: object) -> str:
+    """A command. Fields that are None are left out."""
+    command: dict[str, object] = {"op": op}
+    if id is not None:
+        command["id"] = id
+    command.update((name, value) for name, value in fields.items() if value is not None)
+    return dumps(command)
+
+
+def encode_publish(id: Id | None, topic: str, data: object) -> str:
+    """A `publish`, whose `data` may be None: that is null."""
+    return dumps({"op": "publish", "id": id, "topic": topic, "data": data})
+
+
+def since_fields(since: Position | None) -> dict[str, object] | None:
+    """A position, as the wire writes it."""
+    return None if since is None else {"epoch": since.epoch, "offset": since.offset}
+
+
+def wish(topic: str, since: Position | None = None, last: int = 0) -> dict[str, object]:
+    """A topic of a `subscribe`, and where in its stream to begin."""
+    wished: dict[str, object] = {"topic": topic}
+    if since is not None:
+        wished["since"] = since_fields(since)
+    elif last:
+        wished["last"] = last
+    return wished
+
+
+def encode_subscribes(
+    wishes: Sequence[dict[str, object]], next_id: Callable[[], int], max_bytes: int
+) -> list[tuple[int, str, int]]:
+    """As few `subscribe` commands for all `wishes` as messages of `max_bytes` allow.
+
+    Returns for each its id, its text and how many wishes, in order, it is for.
+    """
+    commands: list[tuple[int, str, int]] = []
+    part: list[str] = []
+    room = 0
+    envelope = len('{"op":"subscribe","id":9007199254740992,"topics":[]}')
+
+    def close() -> None:
+        if part:
+            id = next_id()
+            topics = ",".join(part)
+            text = f'{{"op":"subscribe","id":{id},"topics":[{topics}]}}'
+            commands.append((id, text, len(part)))
+            part.clear()
+
+    for wished in wishes:
+        text = dumps(wished)
+        size = len(text.encode()) + 1
+        if not part or size > room:
+            close()
+            room = max_bytes - envelope
+        part.append(text)
+        room -= size
+    close()
+    return commands
