@@ -22,9 +22,8 @@ def crew(workers: int) -> list[Seat]:
 
 
 def all_beat(seats: list[Seat], now: float = NOW) -> None:
-    for _ in range(2):  # each knows the others' beats afterwards
-        for seat in seats:
-            seat.beat(now, [])
+    for seat in seats:
+        seat.beat(now, [])
 
 
 # Who goes first
@@ -32,56 +31,55 @@ def all_beat(seats: list[Seat], now: float = NOW) -> None:
 
 def test_a_worker_with_more_connections_than_another_lets_it_go_first() -> None:
     one, two, three = (seat.share(CLIENTS) for seat in crew(3))
-    assert not one.others_first(0)
+    assert not one.others_first(0, NOW)
     one.note(5)
     two.note(4)
     three.note(4)
-    assert one.others_first(5)
-    assert not two.others_first(4)
-    assert not three.others_first(4)
-    assert three.others_first(5)
+    assert one.others_first(5, NOW)
+    assert not two.others_first(4, NOW)
+    assert not three.others_first(4, NOW)
+    assert three.others_first(5, NOW)
 
 
 def test_the_doors_are_counted_apart() -> None:
     one, two = crew(2)
     one.share(BACKENDS).note(7)
     two.share(CLIENTS).note(7)
-    assert not one.share(CLIENTS).others_first(3)
-    assert not two.share(BACKENDS).others_first(3)
-    assert two.share(CLIENTS).others_first(4)
+    assert not one.share(CLIENTS).others_first(3, NOW)
+    assert not two.share(BACKENDS).others_first(3, NOW)
+    assert two.share(CLIENTS).others_first(4, NOW)
 
 
 def test_asking_tells_the_others_how_many_one_has() -> None:
     one, two = (seat.share(CLIENTS) for seat in crew(2))
-    one.others_first(3)
-    assert not two.others_first(3)
-    assert two.others_first(4)
+    one.others_first(3, NOW)
+    assert not two.others_first(3, NOW)
+    assert two.others_first(4, NOW)
 
 
 def test_a_worker_that_is_not_ready_goes_last_but_not_never() -> None:
-    seats = one, two = crew(2)
+    one, two = crew(2)
     one.beat(NOW, ["draining"])
-    two.beat(NOW, [])
-    assert one.share(CLIENTS).others_first(0)
-    assert not two.share(CLIENTS).others_first(1000)
-    for seat in (*seats, *seats):
-        seat.beat(NOW, ["draining"])
-    assert not one.share(CLIENTS).others_first(9)
+    assert one.share(CLIENTS).others_first(0, NOW)
+    assert not two.share(CLIENTS).others_first(1000, NOW)
+    two.beat(NOW, ["draining"])
+    assert not one.share(CLIENTS).others_first(9, NOW)
 
 
 @pytest.mark.parametrize("gone", ["silent", "dead", "starting"])
 def test_nobody_waits_for_a_worker_that_takes_nothing(gone: str) -> None:
     one, two = crew(2)
+    assert one.share(CLIENTS).others_first(1000, NOW)
     if gone != "silent":
         one.board.place(two.number, 0 if gone == "dead" else 300)
-    one.beat(NOW + (SILENT_SECONDS if gone == "silent" else 0), [])
-    assert not one.share(CLIENTS).others_first(1000)
+    late = SILENT_SECONDS if gone == "silent" else 0
+    assert not one.share(CLIENTS).others_first(1000, NOW + late)
 
 
 def test_the_only_worker_waits_for_nobody() -> None:
     seat = alone()
     seat.beat(NOW, ["draining"])
-    assert not seat.share(CLIENTS).others_first(1000)
+    assert not seat.share(CLIENTS).others_first(1000, NOW)
 
 
 def test_what_a_worker_left_behind_is_not_taken_for_its_successors() -> None:
@@ -89,8 +87,7 @@ def test_what_a_worker_left_behind_is_not_taken_for_its_successors() -> None:
     two.share(CLIENTS).note(50)
     one.board.place(two.number, 300)
     two.beat(NOW, [])
-    one.beat(NOW, [])
-    assert one.share(CLIENTS).others_first(1)
+    assert one.share(CLIENTS).others_first(1, NOW)
 
 
 # Readiness
@@ -149,15 +146,17 @@ def test_a_long_reason_is_cut_and_a_shorter_one_leaves_nothing_of_it() -> None:
 
 
 def test_what_a_forked_process_writes_is_read_here() -> None:
-    one, two, _three = crew(3)
+    one, two, three = crew(3)
     pid = os.fork()
     if not pid:
-        two.beat(NOW + 50, ["written elsewhere"])
+        three.beat(NOW + 50, ["written elsewhere"])
         two.share(CLIENTS).note(12)
+        two.beat(NOW + 50, [])
         os._exit(0)
     assert os.waitpid(pid, 0) == (pid, 0)
-    assert "worker 1: written elsewhere" in one.readiness(NOW + 50, []).reasons
-    assert one.board.fewest(CLIENTS, [1]) == 12
+    assert one.readiness(NOW + 50, []) == (True, ["worker 2: written elsewhere"])
+    share = one.share(CLIENTS)
+    assert [share.others_first(12, NOW + 50), share.others_first(13, NOW + 50)] == [False, True]
 
 
 def test_restarts_are_counted_over_all_who_sit_there() -> None:

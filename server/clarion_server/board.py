@@ -30,6 +30,7 @@ TEXT_BYTES = 256
 """Of a worker's reasons; what is longer is cut."""
 
 _NUMBER = 8
+_MOST = 1 << 62
 
 
 class Readiness(NamedTuple):
@@ -92,13 +93,18 @@ class Board:
         """How often a worker with this number was replaced."""
         return self._restarts[number]
 
-    def fewest(self, door: int, numbers: Sequence[int]) -> int:
-        """The least number of connections that one of `numbers` has."""
-        counts = self._counts[door]
-        return min(counts[number] for number in numbers)
+    def others_first(self, number: int, door: int, now: float) -> bool:
+        """Whether another worker that may get new clients has fewer of them than this one."""
+        counts, ready = self._counts[door], self._ready
+        own = counts[number] if ready[number] else _MOST
+        return any(
+            count < own and ready[other] and not self._silence(other, now)
+            for other, count in enumerate(counts)
+        )
 
-    def is_ready(self, number: int, now: float) -> bool:
-        return bool(self._ready[number]) and not self._silence(number, now)
+    def is_alive(self, number: int, now: float) -> bool:
+        """Whether a worker serves and does not hang."""
+        return self._beats[number] > 0 and not self._silence(number, now)
 
     def why_not(self, number: int, now: float) -> str:
         """Why a worker should get no new clients; empty when it may."""
@@ -134,13 +140,10 @@ class Share:
         """Says how many connections the worker has here."""
         self._seat.board.count(self._seat.number, self._door, connections)
 
-    def others_first(self, connections: int) -> bool:
+    def others_first(self, connections: int, now: float) -> bool:
         """Whether another worker should have the next one; notes `connections` too."""
         self.note(connections)
-        seat = self._seat
-        if not seat.others:
-            return False
-        return not seat.ready or connections > seat.board.fewest(self._door, seat.others)
+        return self._seat.board.others_first(self._seat.number, self._door, now)
 
 
 class Seat:
@@ -149,24 +152,13 @@ class Seat:
     def __init__(self, board: Board, number: int) -> None:
         self.board = board
         self.number = number
-        self.ready = True
-        """Whether it may get new clients, as of the last beat."""
-        self.others: Sequence[int] = ()
-        """The other workers that may, as of the last beat."""
 
     def share(self, door: int) -> Share:
         return Share(self, door)
 
     def beat(self, now: float, reasons: Sequence[str]) -> None:
         """Says that the worker is alive, and why it should get no new clients, if so."""
-        board = self.board
-        board.beat(self.number, now, reasons)
-        self.ready = not reasons
-        self.others = [
-            number
-            for number in range(board.workers)
-            if number != self.number and board.is_ready(number, now)
-        ]
+        self.board.beat(self.number, now, reasons)
 
     def readiness(self, now: float, reasons: Sequence[str]) -> Readiness:
         """How ready the server is, `reasons` being those against this worker at the moment.

@@ -13,6 +13,7 @@ import errno
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -81,7 +82,7 @@ class Door:
         self._share.note(self._count())
 
     def _accept(self) -> None:
-        if self._share.others_first(self._count()):
+        if self._share.others_first(self._count(), time.monotonic()):
             self._wait(COURTESY_SECONDS, self._accept_the_rest)
         else:
             self._accept_some()

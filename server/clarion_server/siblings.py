@@ -1,14 +1,16 @@
 """The metrics of all workers of a server, from whichever is asked.
 
 Each worker answers the others at a Unix socket in a folder that only their user may enter: a line
-with the format that is wanted comes in, the texts of its metrics go out. Who does not answer
-within `DEADLINE_SECONDS` is left out, and `clarion_worker_up` says so.
+with the format that is wanted comes in, the texts of its metrics go out. Who hangs, according to
+the board, or does not answer within `DEADLINE_SECONDS`, is left out, and `clarion_worker_up` says
+so.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 from typing import cast
 
@@ -75,7 +77,7 @@ class Siblings:
     async def _text(self, number: int, kind: str) -> list[Family] | None:
         if number == self._seat.number:
             return await self._own(kind)
-        if self._folder is None:
+        if self._folder is None or not self._seat.board.is_alive(number, time.monotonic()):
             return None
         path = self._path(self._folder, number)
         try:

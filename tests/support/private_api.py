@@ -166,12 +166,8 @@ class Api:
         self.clients = Clients()
         self.counters = Counters()
         self.reasons: list[str] = []
-        self.port = 0
-        self._session: aiohttp.ClientSession | None = None
-
-    def application(self) -> web.Application:
         clock = time.monotonic
-        metrics = Metrics(
+        self.metrics = Metrics(
             counters=self.counters,
             hub=self.hub,
             broker=self.broker,
@@ -180,6 +176,11 @@ class Api:
             process=Process(clock),
             clock=clock,
         )
+        self.port = 0
+        self._session: aiohttp.ClientSession | None = None
+
+    def application(self) -> web.Application:
+        siblings = Siblings(seat=alone(), metrics=self.metrics, tasks=Tasks(), folder=None)
         return http_api.build(
             config=self.config,
             broker=self.broker,
@@ -187,8 +188,8 @@ class Api:
             directory=self.clients,
             counters=self.counters,
             readiness=lambda: Readiness(not self.reasons, self.reasons),
-            metrics=Siblings(seat=alone(), metrics=metrics, tasks=Tasks(), folder=None).exposition,
-            now=clock,
+            metrics=siblings.exposition,
+            now=time.monotonic,
             worker=0,
             instance="i",
         )
