@@ -29,7 +29,15 @@ import hiredis
 from clarion_fanout import payload as payloads
 from clarion_fanout.broker import BrokerUnavailable, Feed, HistoryOptions, Page, Want
 from clarion_fanout.follower import Follower, State
-from clarion_fanout.publication import Draft, PayloadError, Position, Publication, Receipt
+from clarion_fanout.publication import (
+    Arrival,
+    Departure,
+    Draft,
+    PayloadError,
+    Position,
+    Publication,
+    Receipt,
+)
 from clarion_fanout.redis_keys import Keys
 from clarion_fanout.redis_scripts import PUBLISH, PUBLISH_ONCE, READ
 from clarion_fanout.redis_shard import Shard
@@ -64,6 +72,9 @@ ARRIVAL_SECONDS = 0.05
 
 RETRIES = 5
 """How often a draft is sent again after an answer that says that it was not executed."""
+
+_MEMBERS = {b">": Arrival, b"<": Departure}
+"""What a payload about a member begins with; see presence.lua."""
 
 
 class RedisBroker:
@@ -424,12 +435,18 @@ class RedisBroker:
             self._feed.dispatch(publication)
 
     def other(self, topic: str, payload: bytes) -> None:
-        """A payload that no worker published: a backend did."""
+        """A payload that is no message of a worker's: a member came or went, or a backend
+        published it."""
+        kind = _MEMBERS.get(payload[:1])
         try:
-            data = payloads.check(payload, self._data_bytes)
+            # Of members too: a backend may have published `<b>hello</b>`.
+            data = payloads.check(payload if kind is None else payload[1:], self._data_bytes)
         except PayloadError as error:
             self.quick_refused += 1
             log.debug("a payload published past our API was refused: %s", error)
+            return
+        if kind is not None:
+            self.dispatch(kind(topic, data, 0))
             return
         self.quick += 1
         self.dispatch(Publication(topic, data, self._now()))
