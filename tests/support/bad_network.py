@@ -76,6 +76,11 @@ class BadNetwork:
     def open(self) -> int:
         return len(self._connections)
 
+    @property
+    def now(self) -> float:
+        """Seconds since the proxy's start."""
+        return time.monotonic() - self._began
+
     # What happens at once
 
     def cut(self) -> None:
@@ -136,7 +141,7 @@ class BadNetwork:
             "attempts": [round(attempt, 3) for attempt in self.attempts],
             "fates": self.fates,
             "planned": len(self._plan),
-            "now": round(time.monotonic() - self._began, 3),
+            "now": round(self.now, 3),
         }
 
     # Within
@@ -146,7 +151,7 @@ class BadNetwork:
         fate = Fate("refused")
         if not self._down:
             fate = self._plan.popleft() if self._plan else Fate()
-        self.attempts.append(time.monotonic() - self._began)
+        self.attempts.append(self.now)
         self.fates.append(fate.kind)
         connection = _Connection(reader, writer, self._flowing)
         self._connections.add(connection)
@@ -184,7 +189,7 @@ class _Connection:
             return
         await self._unless_gone(fate.delay_s)
         if fate.kind == "swallowed":
-            await self._gone.wait()
+            await self._client[0].read()
         elif fate.kind == "answered":
             await self._answer(fate)
         elif not self._gone.is_set():
