@@ -121,6 +121,17 @@ async def test_receipts_come_in_the_order_of_the_drafts(opened: Opened) -> None:
     assert numbers == [1, None, 1, 2, None, 3, 2]
 
 
+async def test_many_topics_that_are_attached_together_are_all_fed(opened: Opened) -> None:
+    topics = [f"{namespace}:{number}" for namespace in ("few", "none") for number in range(200)]
+    for topic in topics:
+        opened.broker.attach(topic)
+    await attach(opened.broker, *topics)
+    receipts = await opened.broker.publish([Draft(topic, END) for topic in topics])
+    assert len([accepted(receipt) for receipt in receipts]) == len(topics)
+    for topic in topics:
+        assert len(await opened.feed.expect(topic, END)) == 1
+
+
 async def test_an_empty_batch_is_answered_with_nothing(opened: Opened) -> None:
     assert list(await opened.broker.publish([])) == []
 

@@ -401,7 +401,7 @@ class RedisBroker:
             confirmed = self.shards.of(topic).listen(self._keys.channel(topic), listener)
         except BrokerUnavailable:
             return False
-        return confirmed or (isinstance(listener, Follower) and listener.state is not State.BLIND)
+        return listener.state is not State.BLIND if isinstance(listener, Follower) else confirmed
 
     async def attached(self, topic: str) -> None:
         if self.attach(topic):
