@@ -32,5 +32,8 @@ class Script:
 PUBLISH = Script("publish")
 PUBLISH_ONCE = Script("publish_once")
 READ = Script("read")
+PRESENCE = Script("presence")
+PRESENCE_COUNT = Script("presence_count")
+PRESENCE_READ = Script("presence_read")
 
-SCRIPTS = (PUBLISH, PUBLISH_ONCE, READ)
+SCRIPTS = (PUBLISH, PUBLISH_ONCE, READ, PRESENCE, PRESENCE_COUNT, PRESENCE_READ)

@@ -1,0 +1,37 @@
+#!lua flags=allow-oom
+-- Counts the members of a topic where nothing else is wanted of them.
+--
+-- KEYS  1 leases   2 counts
+-- ARGV  1 worker   2 how many members it has; '': it only asks
+--       3 ms of its lease   4 ms that everything is kept without another call
+-- Returns {members of all workers, workers whose lease had ended}.
+--
+-- Leases is a sorted set: a worker, and when its lease ends by this server's clock, ms. Counts is
+-- a hash: a worker, and how many members it has.
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local dead = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)
+if #dead > 0 then
+  redis.call('ZREM', KEYS[1], unpack(dead))
+  redis.call('HDEL', KEYS[2], unpack(dead))
+end
+
+if ARGV[2] == '0' then
+  redis.call('ZREM', KEYS[1], ARGV[1])
+  redis.call('HDEL', KEYS[2], ARGV[1])
+elseif ARGV[2] ~= '' then
+  redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1])
+  redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+  redis.call('PEXPIRE', KEYS[1], ARGV[4])
+  redis.call('PEXPIRE', KEYS[2], ARGV[4])
+end
+
+local count = 0
+if ARGV[2] == '' then
+  for _, members in ipairs(redis.call('HVALS', KEYS[2])) do
+    count = count + members
+  end
+end
+return {count, #dead}
