@@ -9,7 +9,6 @@ import asyncio
 import os
 import signal
 import socket
-import tempfile
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -25,9 +24,9 @@ from support.wire import Wire, closing, command, connected, wire
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc")
 
 
-def folders() -> set[Path]:
-    """What servers leave in the folder for temporary files as long as they run."""
-    return set(Path(tempfile.gettempdir()).glob("clarion-*"))
+def left_behind(server: Server) -> list[Path]:
+    """What a server has in the folder for temporary files."""
+    return list(server.folder.iterdir())
 
 
 def is_free(port: int) -> bool:
@@ -108,9 +107,8 @@ async def test_workers_share_the_ports_evenly_and_tell_of_each_other() -> None:
 async def test_the_workers_are_one_server_but_share_no_chance() -> None:
     """What is drawn at random differs, though all come from one memory."""
     async with crew(workers=2) as server:
-        infos = [msgspec.json.decode((await server.get("/v1/info"))[1]) for _ in range(8)]
-        assert {info["workers"][0]["worker"] for info in infos} == {0, 1}
-        assert len({info["instance"] for info in infos}) == 1
+        one, two = await server.infos()
+        assert one["instance"] == two["instance"]
         ids = []
         epochs = []
         async with AsyncExitStack() as stack:
@@ -171,7 +169,7 @@ async def test_a_worker_that_hangs_is_told_and_others_take_its_clients() -> None
         metrics = await server.metrics()
         assert time.monotonic() - start < 2
         assert metrics["clarion_worker_up"] == {"0": 1, "1": 1, "2": 0}
-        assert list(metrics["clarion_connections"].values()) == [3, 3]
+        assert sum(metrics["clarion_connections"].values()) == 6
 
         os.kill(pids[1], signal.SIGSTOP)
         async with asyncio.timeout(DEADLINE):
@@ -204,7 +202,6 @@ async def test_a_crash_loop_backs_off() -> None:
 
 
 async def test_when_the_parent_is_killed_the_workers_say_goodbye_and_end() -> None:
-    before = folders()
     async with crew(workers=2) as server, AsyncExitStack() as stack:
         wires = await clients(stack, server, 4)
         pids = await server.pids()
@@ -215,7 +212,7 @@ async def test_when_the_parent_is_killed_the_workers_say_goodbye_and_end() -> No
         assert is_free(server.port)
         assert is_free(server.api_port)
         assert "the parent is gone" in server.log
-    assert folders() <= before
+        assert left_behind(server) == []
 
 
 async def test_the_ports_are_free_for_a_successor_before_the_orphans_are_gone() -> None:
@@ -234,9 +231,11 @@ async def test_the_ports_are_free_for_a_successor_before_the_orphans_are_gone() 
 async def test_a_signal_drains_all_workers(number: signal.Signals) -> None:
     async with crew(workers=2) as server, AsyncExitStack() as stack:
         wires = await clients(stack, server, 4)
+        assert len(left_behind(server)) == 1
         server.process.send_signal(number)
         assert [await goodbye(wire) for wire in wires] == [4000] * 4
         assert await server.ended() == 0
+        assert left_behind(server) == []
         assert "Traceback" not in server.log
         assert "ERROR" not in server.log
         assert is_free(server.port)

@@ -12,9 +12,10 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import aiohttp
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
+from clarion_fanout.tasks import Tasks
 from clarion_server.inheritance import Inheritance
 from clarion_server.launch import serve
 from clarion_server.options import AuthOptions, Config, Keepalive
@@ -48,8 +50,10 @@ class Options(msgspec.Struct):
 class Server:
     """A running server: what it printed, and what it says about itself when asked."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, folder: Path) -> None:
         self.process = process
+        self.folder = folder
+        """For temporary files."""
         self.out = ""
         self.log = ""
         self.port = 0
@@ -90,16 +94,23 @@ class Server:
         metrics = await self.metrics()
         return [int(count) for count in metrics["clarion_connections"].values()]
 
+    async def infos(self) -> list[Any]:
+        """`/v1/info` of each worker."""
+        count = int(re.findall(r"(\d+) workers", self.out)[0])
+        infos: dict[int, Any] = {}
+        async with AsyncExitStack() as stack, asyncio.timeout(DEADLINE):
+            while len(infos) < count:
+                # Connections that stay open, so that the next one is another worker's.
+                session = await stack.enter_async_context(aiohttp.ClientSession())
+                async with session.get(f"http://127.0.0.1:{self.api_port}/v1/info") as answer:
+                    info = await answer.json()
+                infos[info["workers"][0]["worker"]] = info
+        return [infos[number] for number in range(count)]
+
     async def pids(self) -> dict[int, int]:
         """The process of each worker."""
-        count = int(re.findall(r"(\d+) workers", self.out)[0])
-        pids: dict[int, int] = {}
-        async with asyncio.timeout(DEADLINE):
-            while len(pids) < count:
-                _status, body = await self.get("/v1/info")
-                for worker in msgspec.json.decode(body)["workers"]:
-                    pids[worker["worker"]] = worker["pid"]
-        return pids
+        workers = [info["workers"][0] for info in await self.infos()]
+        return {worker["worker"]: worker["pid"] for worker in workers}
 
     async def logged(self, text: str, times: int = 1) -> None:
         """Waits until the log has this text so often."""
@@ -129,29 +140,33 @@ async def crew(**options: Any) -> AsyncIterator[Server]:
 @asynccontextmanager
 async def starting(**options: Any) -> AsyncIterator[Server]:
     """The same without waiting."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with _starting(Path(folder), Options(**options)) as server:
+            yield server
+
+
+@asynccontextmanager
+async def _starting(folder: Path, options: Options) -> AsyncIterator[Server]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "support.crew"),
-        msgspec.json.encode(Options(**options)).decode(),
+        msgspec.json.encode(options).decode(),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(TESTS)},
+        env=os.environ | {"PYTHONPATH": str(TESTS), "TMPDIR": str(folder)},
         start_new_session=True,
     )
     assert process.stdout is not None
     assert process.stderr is not None
-    server = Server(process)
+    server = Server(process, folder)
+    readers = Tasks()
+    readers.start(server._read(process.stdout, "out"), "output of the server")
+    readers.start(server._read(process.stderr, "log"), "log of the server")
     try:
-        async with asyncio.TaskGroup() as group:
-            # They end when the last worker has ended and closed its end of the pipes.
-            group.create_task(server._read(process.stdout, "out"))
-            group.create_task(server._read(process.stderr, "log"))
-            try:
-                yield server
-            finally:
-                _kill_all(process.pid)
-        await process.wait()
+        yield server
     finally:
         _kill_all(process.pid)
+        await process.wait()
+        await until(lambda: not len(readers))  # the pipes end with the last worker
 
 
 def _kill_all(session: int) -> None:
