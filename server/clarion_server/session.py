@@ -354,7 +354,8 @@ class Session:
         broker = self._edge.broker
         try:
             await broker.attached(topic)
-            page = await broker.read(topic, want)
+            # Where the stream stands is known now, and most want nothing else.
+            page = broker.peek(topic, want) or await broker.read(topic, want)
         except BrokerUnavailable as error:
             if self._is_joining(topic, hold):
                 self._stop_joining(topic)
