@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from clarion_fanout import redis_address
 from clarion_server import __version__
 from clarion_server.options import Config
 
@@ -13,7 +14,7 @@ def greeting(config: Config, port: int, api_port: int) -> str:
     api = f"http://{api_host}:{api_port}"
     workers = f", {config.workers} workers" if config.workers > 1 else ""
     lines = [
-        f"Clarion {__version__}, embedded broker{workers}",
+        f"Clarion {__version__}, {_broker(config)}{workers}",
         "",
         f"  clients   {socket}",
         f"            http://{host}:{port}/sse?topic=...",
@@ -40,6 +41,15 @@ def greeting(config: Config, port: int, api_port: int) -> str:
         if port != 8000 or api_port != 8001:
             lines = [_with_ports(line, socket, api) for line in lines]
     return "\n".join(lines)
+
+
+def _broker(config: Config) -> str:
+    if not config.redis:
+        return "embedded broker"
+    names = [redis_address.parse(url).name for url in config.redis]
+    if len(names) == 1:
+        return f"Redis at {names[0]}"
+    return f"{len(names)} Redis shards ({', '.join(names)})"
 
 
 def _with_ports(line: str, socket: str, api: str) -> str:

@@ -19,17 +19,17 @@ from prometheus_client.metrics_core import (
     Metric,
 )
 
-from clarion_fanout.broker import Broker
 from clarion_fanout.hub import Hub
-from clarion_fanout.memory import MemoryBroker
+from clarion_fanout.presence import Presence
 from clarion_server import __version__, codes
+from clarion_server.broker_metrics import PREFIX, broker_metrics
+from clarion_server.brokers import AnyBroker
 from clarion_server.counters import Counters
 from clarion_server.garbage import Garbage
 from clarion_server.lag import Lag
 from clarion_server.process import Process
 from clarion_server.timing import Histogram
 
-PREFIX = "clarion_"
 OTHER = "other"
 
 TRANSPORTS = ("websocket", "sse")
@@ -55,7 +55,7 @@ class Metrics:
         *,
         counters: Counters,
         hub: Hub,
-        broker: Broker,
+        broker: AnyBroker,
         lag: Lag,
         garbage: Garbage,
         process: Process,
@@ -177,17 +177,7 @@ class Metrics:
         )
 
     def _resources(self) -> Iterator[Metric]:
-        broker = self._broker
-        if isinstance(broker, MemoryBroker):
-            yield _gauge("broker_streams", "Topics that history is kept of.", broker.stream_count)
-            yield _gauge(
-                "broker_bytes", "Held by history and idempotency keys, about.", broker.bytes
-            )
-            yield _counter(
-                "broker_evictions",
-                "Topics that gave up history for want of memory.",
-                broker.evictions,
-            )
+        yield from broker_metrics(self._broker)
         if self._process.pss is not None:
             yield _gauge(
                 "memory_pss_bytes",
