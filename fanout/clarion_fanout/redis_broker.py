@@ -3,6 +3,8 @@
 Publishing     One script gives the offset, appends to the stream and publishes (publish.lua), so
                whoever is subscribed gets payloads in the order of their offsets. Drafts of one
                call are sent together; nothing is sent twice unless Redis said that it did nothing.
+               Of drafts that are sent together one may fail and the next succeed; where that must
+               not be, as in the inbox, each names the one before it (`Step`).
 Following      A `Follower` for each attached topic feeds the next offset at once. Whatever else
                comes makes it ask for a page of the stream. After an interruption all positions of
                the shard are checked, 1,000 a question; and all in turn every `CHECK_SECONDS`, which
@@ -22,7 +24,7 @@ import logging
 import secrets
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import cast
+from typing import TypeAlias, cast
 
 import hiredis
 
@@ -75,6 +77,12 @@ RETRIES = 5
 
 _MEMBERS = {b">": Arrival, b"<": Departure}
 """What a payload about a member begins with; see presence.lua."""
+
+
+Step: TypeAlias = tuple[str, bytes, tuple[bytes, ...]]
+"""A topic, data for it, and the Redis keys of which it depends whether it is published: the one by
+which it is remembered, and that of the step of the same topic which must have been published before
+it. Both may be missing. A named tuple would take 5 % of the time that a publish takes here."""
 
 
 class RedisBroker:
@@ -146,26 +154,45 @@ class RedisBroker:
     # Publishing
 
     async def publish(self, drafts: Sequence[Draft]) -> Sequence[Receipt | BrokerUnavailable]:
-        if not drafts:
+        name = self._keys.key
+        return await self.publish_steps(
+            [
+                (topic, data, () if key is None else (name(topic, key),))
+                for topic, data, key in drafts
+            ],
+            self._key_ms,
+        )
+
+    async def publish_steps(
+        self, steps: Sequence[Step], key_ms: int
+    ) -> Sequence[Receipt | BrokerUnavailable]:
+        """`publish` for drafts that name their keys themselves, which are remembered for `key_ms`.
+
+        Of those that name one before them none is published if that was not.
+        """
+        if not steps:
             return []
         if self._feed is None:
-            return [BrokerUnavailable("the broker is closed")] * len(drafts)
+            return [BrokerUnavailable("the broker is closed")] * len(steps)
         now = b"%d" % self._now()
-        answers: list[Receipt | BrokerUnavailable | None] = [None] * len(drafts)
-        left: Sequence[int] = range(len(drafts))
+        answers: list[Receipt | BrokerUnavailable | None] = [None] * len(steps)
+        left: Sequence[int] = range(len(steps))
         fresh = b"0"
         for _ in range(RETRIES):
             commands: list[tuple[str, bytes]] = []
             for place in left:
+                step = steps[place]
                 try:
-                    commands.append((drafts[place].topic, self._packed(drafts[place], now, fresh)))
+                    commands.append((step[0], self._packed(step, now, fresh, key_ms)))
                 except BrokerUnavailable as error:
                     answers[place] = error
             sent = [place for place in left if answers[place] is None]
             replies = await self.shards.send(commands)
             again: list[int] = []
             for place, reply in zip(sent, replies, strict=True):
-                answer = _receipt(drafts[place], reply)
+                answer = _receipt(steps[place], reply)
+                if reply == b"ORDER" and not _follows(steps, place, again):
+                    answer = BrokerUnavailable("what comes before it was not published")
                 if answer is None:
                     again.append(place)
                 else:
@@ -173,33 +200,36 @@ class RedisBroker:
             if not again:
                 break
             # The shard's data may have stepped back since we looked; so look, and say so.
-            await self._renew_reigns({drafts[place].topic for place in again})
+            await self._renew_reigns({steps[place][0] for place in again})
             fresh = b"1"
             left = again
         refusal = BrokerUnavailable("the topic's shard is changing")
         return [refusal if answer is None else answer for answer in answers]
 
-    def _packed(self, draft: Draft, now: bytes, fresh: bytes) -> bytes:
-        topic, data, key = draft
+    def _packed(self, step: Step, now: bytes, fresh: bytes, key_ms: int) -> bytes:
+        topic, data, names = step
         options = self._history(topic)
         channel = self._keys.channel(topic)
         if options is not None:
-            keys = [self._keys.meta(topic), self._keys.stream(topic)]
-            if key is not None:
-                keys.append(self._keys.key(topic, key))
+            keys = [self._keys.meta(topic), self._keys.stream(topic), *names]
             kept = max(1, int(options.seconds * 1000))
             self._epoch_count += 1
             arguments = (
                 channel, data, now, options.size, kept, kept + POSITION_SECONDS * 1000,
                 self.shards.of(topic).reign, fresh, f"{self._epochs}{self._epoch_count:x}",
-                self._publish, self._key_ms,
+                self._publish, key_ms,
             )  # fmt: skip
             return PUBLISH.packed(keys, arguments)
         payload = b"#0 %b - %b" % (now, data)
-        if key is not None:
-            once = (channel, payload, self._key_ms, self._publish)
-            return PUBLISH_ONCE.packed([self._keys.key(topic, key)], once)
+        if names:
+            return PUBLISH_ONCE.packed(names, (channel, payload, key_ms, self._publish))
         return pack((self._publish, channel, payload))
+
+    async def forget(self, steps: Iterable[Step], in_ms: int) -> None:
+        """Remembers the keys of steps only so long from now on, as far as their shards answer."""
+        await self.shards.send(
+            [(topic, pack((b"PEXPIRE", names[0], in_ms))) for topic, _, names in steps]
+        )
 
     async def _renew_reigns(self, topics: Iterable[str]) -> None:
         shards: dict[str, Shard] = {}
@@ -621,9 +651,15 @@ def _lost_patience(followers: list[tuple[Follower, Position]]) -> None:
             follower.doubt()
 
 
-def _receipt(draft: Draft, reply: Reply | BrokerUnavailable) -> Receipt | BrokerUnavailable | None:
+def _follows(steps: Sequence[Step], place: int, others: Sequence[int]) -> bool:
+    """Whether one of the others is the step that must be published before the one at `place`."""
+    _, _, (_, before) = steps[place]
+    return any(steps[other][2][0] == before for other in reversed(others))
+
+
+def _receipt(step: Step, reply: Reply | BrokerUnavailable) -> Receipt | BrokerUnavailable | None:
     """What a publish was answered; None if it was not executed and may be sent again."""
-    topic = draft.topic
+    topic, _, names = step
     if isinstance(reply, list):
         epoch, offset, known = cast("list[bytes | int]", reply)
         assert isinstance(epoch, bytes)
@@ -631,10 +667,10 @@ def _receipt(draft: Draft, reply: Reply | BrokerUnavailable) -> Receipt | Broker
         return Receipt(topic, Position(epoch.decode(), offset), bool(known))
     if isinstance(reply, int):
         # Whether the key was known, or without one, how many connections got it.
-        return Receipt(topic, None, duplicate=draft.key is not None and reply == 1)
+        return Receipt(topic, None, duplicate=bool(names) and reply == 1)
     if isinstance(reply, BrokerUnavailable):
         return reply
-    if reply == b"REIGN" or str(reply).startswith("MOVED"):
+    if reply in (b"REIGN", b"ORDER") or str(reply).startswith("MOVED"):
         return None
     return BrokerUnavailable(f"the topic's shard answered {reply}")
 
