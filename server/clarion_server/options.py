@@ -588,7 +588,7 @@ class Config(Section, frozen=True, kw_only=True):
         int,
         option(
             "event-loop processes",
-            "One needs no Redis to reach all subscribers.",
+            "One needs no Redis to reach all subscribers. One a core is the most that helps.",
             unit="processes",
             least=1,
             most=1024,
