@@ -147,12 +147,14 @@ async def starting(**options: Any) -> AsyncIterator[Server]:
 
 @asynccontextmanager
 async def _starting(folder: Path, options: Options) -> AsyncIterator[Server]:
+    # What the tests import is what the server imports.
+    path = os.pathsep.join([str(TESTS), *filter(None, sys.path)])
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "support.crew"),
         msgspec.json.encode(options).decode(),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(TESTS), "TMPDIR": str(folder)},
+        env=os.environ | {"PYTHONPATH": path, "TMPDIR": str(folder)},
         start_new_session=True,
     )
     assert process.stdout is not None
