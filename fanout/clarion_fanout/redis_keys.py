@@ -10,10 +10,15 @@ is all in the slot of the channel: one script can work on it, and `SPUBLISH` rea
     clarion:p:{clarion:t:<topic>}...  presence
     clarion:inbox, clarion:inbox:dead     what backends want published
     clarion:probe:<worker>:<n>        channels of probes
-    clarion:control...                what workers say to each other
+    clarion:workers                   who is there, and until when
+    clarion:control                   what is asked of all workers
+    clarion:control:<worker>          what is answered to one
 
 A payload on a topic's channel begins with `#` when a worker published it (see publish.lua); JSON
 cannot begin so. Everything else is what a backend published itself: the data and nothing else.
+
+In a cluster the last three exist several times, in slots of different nodes: there `lane` follows
+on their first two parts. See `redis_lanes`.
 """
 
 from __future__ import annotations
@@ -31,7 +36,8 @@ class Keys:
         self._presence = f"{prefix}:p:{{{prefix}:t:".encode()
         self.inbox = f"{prefix}:inbox".encode()
         self.dead = f"{prefix}:inbox:dead".encode()
-        self.control = f"{prefix}:control".encode()
+        self._control = f"{prefix}:control".encode()
+        self._workers = f"{prefix}:workers".encode()
 
     def channel(self, topic: str) -> bytes:
         return self._channel + topic.encode()
@@ -55,3 +61,19 @@ class Keys:
 
     def probe(self, worker: str, number: int = 0) -> bytes:
         return f"{self.prefix}:probe:{worker}:{number}".encode()
+
+    def lane(self, topic: str) -> bytes:
+        """What puts the following names into the slot of a topic."""
+        return b":{%b}" % self.channel(topic)
+
+    def questions(self, lane: bytes = b"") -> bytes:
+        """The channel of what is asked of all workers."""
+        return self._control + lane
+
+    def answers(self, worker: str, lane: bytes = b"") -> bytes:
+        """The channel of what is answered to a worker."""
+        return b"%b%b:%b" % (self._control, lane, worker.encode())
+
+    def roll(self, lane: bytes = b"") -> bytes:
+        """The roll of the workers; see lease.lua."""
+        return self._workers + lane

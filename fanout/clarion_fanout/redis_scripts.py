@@ -32,8 +32,9 @@ class Script:
 PUBLISH = Script("publish")
 PUBLISH_ONCE = Script("publish_once")
 READ = Script("read")
+LEASE = Script("lease")
 PRESENCE = Script("presence")
 PRESENCE_COUNT = Script("presence_count")
 PRESENCE_READ = Script("presence_read")
 
-SCRIPTS = (PUBLISH, PUBLISH_ONCE, READ, PRESENCE, PRESENCE_COUNT, PRESENCE_READ)
+SCRIPTS = (PUBLISH, PUBLISH_ONCE, READ, LEASE, PRESENCE, PRESENCE_COUNT, PRESENCE_READ)
