@@ -6,13 +6,16 @@
 --       5 ms that a message is kept   6 ms that the position is, after the last message
 --       7 reign of this server, as the worker knows it   8 '1': it was read just now
 --       9 an epoch that was never used   10 'PUBLISH' or 'SPUBLISH'
---       11 ms that the idempotency key is remembered
+--       11 ms that the idempotency key is remembered   12 '0': a stream that is not here is not a
+--       new one, but has yet to come
 -- Returns {epoch, offset, 1 if the key was known}, or 'REIGN': the last message was published in
 -- another reign; read the reign anew and say so. Or 'ORDER': the message before this one was not.
+-- Or 'SEALED': the stream has moved to another shard. Or 'EMPTY': it has yet to come.
 --
 -- Meta is a hash: e epoch, o offset of the newest message, r reign it was published in, l lineage:
 -- 'epoch:offset ...', up to where older epochs are part of this one, the newest first; x when the
--- expiry of both keys was set last: doing it each time would be a sixth of the work (measured).
+-- expiry of both keys was set last: doing it each time would be a sixth of the work (measured);
+-- m: sealed.
 
 local key = KEYS[3]
 if key then
@@ -29,9 +32,15 @@ if key then
   end
 end
 
-local meta = redis.call('HMGET', KEYS[1], 'e', 'r', 'x')
+local meta = redis.call('HMGET', KEYS[1], 'e', 'r', 'x', 'm')
 local epoch = meta[1]
+if meta[4] then
+  return 'SEALED'
+end
 if not epoch then
+  if ARGV[12] == '0' then
+    return 'EMPTY'
+  end
   epoch = ARGV[9]
   redis.call('DEL', KEYS[2])
   redis.call('HSET', KEYS[1], 'e', epoch, 'o', 0, 'r', ARGV[7])

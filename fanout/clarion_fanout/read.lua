@@ -6,15 +6,22 @@
 --       4 at most so many messages, '-1': all   5 '1': newest first
 --       6 messages accepted before this time, ms, are too old
 --       7 an epoch that was never used   8 reign   9 ms that the position is kept; '0': a question
---       alone leaves nothing behind
--- Returns {epoch, offset of the newest, 1 if nothing is missing, {{id, {'d', data}}, ...}}.
+--       alone leaves nothing behind   10 '0': a stream that is not here has yet to come
+-- Returns {epoch, offset of the newest, 1 if nothing is missing, {{id, {'d', data}}, ...}}, or
+-- 'SEALED': the stream has moved to another shard, or 'EMPTY': it has yet to come.
 --
 -- Since a position that is not the stream's: everything that is kept. Follow differs in this: what
 -- was given out before the stream turned away from that position is left out, as it was fed.
 
-local meta = redis.call('HMGET', KEYS[1], 'e', 'o', 'l')
+local meta = redis.call('HMGET', KEYS[1], 'e', 'o', 'l', 'm')
 local epoch = meta[1]
+if meta[4] then
+  return 'SEALED'
+end
 if not epoch then
+  if ARGV[10] == '0' then
+    return 'EMPTY'
+  end
   if ARGV[9] ~= '0' then
     redis.call('HSET', KEYS[1], 'e', ARGV[7], 'o', 0, 'r', ARGV[8])
     redis.call('PEXPIRE', KEYS[1], ARGV[9])

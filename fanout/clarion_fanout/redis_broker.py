@@ -75,6 +75,9 @@ ARRIVAL_SECONDS = 0.05
 RETRIES = 5
 """How often a draft is sent again after an answer that says that it was not executed."""
 
+_NOT_HERE = (b"SEALED", b"EMPTY")
+"""A topic is moving to another shard, where it can be had by asking again; see `redis_moving`."""
+
 _MEMBERS = {b">": Arrival, b"<": Departure}
 """What a payload about a member begins with; see presence.lua."""
 
@@ -143,6 +146,7 @@ class RedisBroker:
 
     async def start(self, feed: Feed) -> None:
         self._feed = feed
+        self.shards.on_move = self._follow_elsewhere
         await self.shards.start(self._tasks)
         self._tasks.start(self._check_in_turn(), "position checks")
 
@@ -176,6 +180,7 @@ class RedisBroker:
             return [BrokerUnavailable("the broker is closed")] * len(steps)
         now = b"%d" % self._now()
         answers: list[Receipt | BrokerUnavailable | None] = [None] * len(steps)
+        await self._bring_keys(steps, key_ms)
         left: Sequence[int] = range(len(steps))
         fresh = b"0"
         for _ in range(RETRIES):
@@ -217,13 +222,32 @@ class RedisBroker:
             arguments = (
                 channel, data, now, options.size, kept, kept + POSITION_SECONDS * 1000,
                 self.shards.of(topic).reign, fresh, f"{self._epochs}{self._epoch_count:x}",
-                self._publish, key_ms,
+                self._publish, key_ms, int(self.shards.begins(topic)),
             )  # fmt: skip
             return PUBLISH.packed(keys, arguments)
         payload = b"#0 %b - %b" % (now, data)
         if names:
             return PUBLISH_ONCE.packed(names, (channel, payload, key_ms, self._publish))
         return pack((self._publish, channel, payload))
+
+    async def _bring_keys(self, steps: Sequence[Step], key_ms: int) -> None:
+        """Copies the keys of topics that have moved, so that a repetition is known as one."""
+        keyed = [step for step in steps if step[2] and not self.shards.begins(step[0])]
+        if not keyed:
+            return
+        await self.shards.settle([topic for topic, _, _ in keyed])
+        for topic, _, names in keyed:
+            old = self.shards.other(topic)
+            if old is None:
+                continue
+            with contextlib.suppress(BrokerUnavailable):
+                known = await old.calls([("GET", name) for name in names])
+                found = [
+                    (topic, pack((b"SET", name, value, b"NX", b"PX", key_ms)))
+                    for name, value in zip(names, known, strict=True)
+                    if isinstance(value, bytes)
+                ]
+                await self.shards.send(found)
 
     async def forget(self, steps: Iterable[Step], in_ms: int) -> None:
         """Remembers the keys of steps only so long from now on, as far as their shards answer."""
@@ -375,7 +399,7 @@ class RedisBroker:
                         future.set_result(page)
 
     async def _pages(
-        self, questions: Sequence[tuple[str, Want, bool]]
+        self, questions: Sequence[tuple[str, Want, bool]], tries: int = RETRIES
     ) -> list[Page | BrokerUnavailable]:
         """Reads streams; of each, whether a follower asks (see read.lua)."""
         now = self._now()
@@ -388,9 +412,18 @@ class RedisBroker:
                 pages[place] = error
         self.reads += len(commands)
         replies = iter(await self.shards.send(commands))
+        again: list[int] = []
         for place, (topic, _, _) in enumerate(questions):
             if pages[place] is None:
-                pages[place] = _page(topic, next(replies))
+                reply = next(replies)
+                if reply in _NOT_HERE and tries > 1:
+                    again.append(place)
+                else:
+                    pages[place] = _page(topic, reply)
+        if again:
+            found = await self._pages([questions[place] for place in again], tries - 1)
+            for place, page in zip(again, found, strict=True):
+                pages[place] = page
         return cast("list[Page | BrokerUnavailable]", pages)
 
     def _read(self, topic: str, want: Want, follows: bool, now: int) -> bytes:
@@ -416,6 +449,7 @@ class RedisBroker:
             f"{self._epochs}{self._epoch_count:x}",
             self.shards.of(topic).reign,
             kept + POSITION_SECONDS * 1000 if topic in self._listeners else 0,
+            int(self.shards.begins(topic)),
         )
         return READ.packed([self._keys.meta(topic), self._keys.stream(topic)], arguments)
 
@@ -428,7 +462,7 @@ class RedisBroker:
             listener = _Plain(topic, self) if plain else Follower(topic, self)
             self._listeners[topic] = listener
         try:
-            confirmed = self.shards.of(topic).listen(self._keys.channel(topic), listener)
+            confirmed = self._listen(topic, listener)
         except BrokerUnavailable:
             return False
         return listener.state is not State.BLIND if isinstance(listener, Follower) else confirmed
@@ -450,13 +484,39 @@ class RedisBroker:
     def detach(self, topic: str) -> None:
         if topic in self._listeners:
             with contextlib.suppress(BrokerUnavailable):
-                self.shards.of(topic).unlisten(self._keys.channel(topic))
+                channel = self._keys.channel(topic)
+                self.shards.of(topic).unlisten(channel)
+                if (other := self.shards.other(topic)) is not None:
+                    other.unlisten(channel)
 
     def _is_confirmed(self, topic: str) -> bool:
+        channel = self._keys.channel(topic)
         try:
-            return self.shards.of(topic).listens(self._keys.channel(topic))
+            if not self.shards.of(topic).listens(channel):
+                return False
         except BrokerUnavailable:
             return False
+        other = self.shards.other(topic)
+        return other is None or self._history(topic) is not None or other.listens(channel)
+
+    def _listen(self, topic: str, listener: Follower | _Plain) -> bool:
+        channel = self._keys.channel(topic)
+        confirmed = self.shards.of(topic).listen(channel, listener)
+        if isinstance(listener, _Plain) and (other := self.shards.other(topic)) is not None:
+            # Some publish there and some here, as long as the topic moves.
+            confirmed = other.listen(channel, listener) and confirmed
+        return confirmed
+
+    def _follow_elsewhere(self, topic: str) -> None:
+        """The topic turned out to have moved: listens where it is now."""
+        listener = self._listeners.get(topic)
+        if isinstance(listener, Follower):
+            if (other := self.shards.other(topic)) is not None:
+                # The follower goes on, so it must not hear that its old place is given up.
+                channel = self._keys.channel(topic)
+                other.listen(channel, _NOBODY)
+                other.unlisten(channel)
+            self._listen(topic, listener)
 
     # What followers ask for; see `follower.Desk`
 
@@ -468,6 +528,11 @@ class RedisBroker:
         """A payload that is no message of a worker's: a member came or went, or a backend
         published it."""
         kind = _MEMBERS.get(payload[:1])
+        if payload == b"!":  # the stream was sealed; see seal.lua
+            listener = self._listeners.get(topic)
+            if isinstance(listener, Follower):
+                listener.doubt()
+            return
         try:
             # Of members too: a backend may have published `<b>hello</b>`.
             data = payloads.check(payload if kind is None else payload[1:], self._data_bytes)
@@ -565,7 +630,7 @@ class RedisBroker:
         asked = [follower.position for follower in followers]
         self.checks += len(followers)
         commands = [
-            (each.topic, pack((b"HMGET", self._keys.meta(each.topic), b"e", b"o")))
+            (each.topic, pack((b"HMGET", self._keys.meta(each.topic), b"e", b"o", b"m")))
             for each in followers
         ]
         done = True
@@ -579,7 +644,10 @@ class RedisBroker:
                     self._doubtful[follower] = None
                 done = False
                 continue
-            epoch, offset = cast("list[bytes | None]", reply)
+            epoch, offset, sealed = cast("list[bytes | None]", reply)
+            if sealed is not None:
+                follower.doubt()
+                continue
             known = epoch.decode() if epoch is not None else None
             if follower.checked(position, known, int(offset or 0)):
                 ahead.append(follower)
@@ -644,6 +712,22 @@ class _Plain:
         return future
 
 
+class _Nobody:
+    """Listens to a channel that is about to be given up."""
+
+    def take(self, payload: bytes) -> None:
+        pass
+
+    def subscribed(self) -> None:
+        pass
+
+    def dropped(self) -> None:
+        pass
+
+
+_NOBODY = _Nobody()
+
+
 def _lost_patience(followers: list[tuple[Follower, Position]]) -> None:
     """Those that have not moved since will not get what was found by waiting longer."""
     for follower, position in followers:
@@ -670,7 +754,7 @@ def _receipt(step: Step, reply: Reply | BrokerUnavailable) -> Receipt | BrokerUn
         return Receipt(topic, None, duplicate=bool(names) and reply == 1)
     if isinstance(reply, BrokerUnavailable):
         return reply
-    if reply in (b"REIGN", b"ORDER") or str(reply).startswith("MOVED"):
+    if reply in (b"REIGN", b"ORDER", *_NOT_HERE) or str(reply).startswith("MOVED"):
         return None
     return BrokerUnavailable(f"the topic's shard answered {reply}")
 

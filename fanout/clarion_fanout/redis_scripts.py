@@ -30,6 +30,8 @@ class Script:
 
 
 PUBLISH = Script("publish")
+ADOPT = Script("adopt")
+SEAL = Script("seal")
 PUBLISH_ONCE = Script("publish_once")
 READ = Script("read")
 LEASE = Script("lease")
@@ -37,4 +39,4 @@ PRESENCE = Script("presence")
 PRESENCE_COUNT = Script("presence_count")
 PRESENCE_READ = Script("presence_read")
 
-SCRIPTS = (PUBLISH, PUBLISH_ONCE, READ, LEASE, PRESENCE, PRESENCE_COUNT, PRESENCE_READ)
+SCRIPTS = (ADOPT, SEAL, PUBLISH, PUBLISH_ONCE, READ, LEASE, PRESENCE, PRESENCE_COUNT, PRESENCE_READ)

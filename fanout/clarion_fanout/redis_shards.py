@@ -28,6 +28,8 @@ class Shards(Protocol):
     """
 
     sharded: bool
+    on_move: Callable[[str], None] | None
+    """Called with a topic that turned out to be at its other shard."""
 
     async def start(self, tasks: Tasks) -> None:
         """Begins to connect. Returns when everything is connected, or has failed once."""
@@ -45,6 +47,19 @@ class Shards(Protocol):
         """The shard of a topic. Raises `BrokerUnavailable` when that is not known now."""
         ...
 
+    def other(self, topic: str) -> Shard | None:
+        """The shard that the topic moves to or comes from, if it moves; see `redis_moving`."""
+        ...
+
+    def begins(self, topic: str) -> bool:
+        """Whether a stream that its shard does not have is a new one. If not, scripts answer
+        EMPTY, and the stream is there when they are sent again."""
+        ...
+
+    async def settle(self, topics: Sequence[str]) -> None:
+        """Moves those of `topics` that are to move and have not. Failures show later."""
+        ...
+
     async def send(self, commands: Sequence[tuple[str, bytes]]) -> list[Reply | BrokerUnavailable]:
         """Sends commands, each packed and with the topic whose keys and channel it is about.
 
@@ -56,7 +71,22 @@ class Shards(Protocol):
         ...
 
 
-class ShardList:
+class Fixed:
+    """What shards say of topics that stay where they are."""
+
+    on_move: Callable[[str], None] | None = None
+
+    def other(self, topic: str) -> Shard | None:
+        return None
+
+    def begins(self, topic: str) -> bool:
+        return True
+
+    async def settle(self, topics: Sequence[str]) -> None:
+        pass
+
+
+class ShardList(Fixed):
     """Independent shards; topics are placed by `Placement`."""
 
     sharded = False
@@ -66,14 +96,7 @@ class ShardList:
     ) -> None:
         self._placement = Placement([location.name for location in locations])
         self._shards = [
-            Shard(
-                location.name,
-                _locator(location, options),
-                options=options,
-                scripts=SCRIPTS,
-                probe_channel=lambda: keys.probe(worker),
-            )
-            for location in locations
+            shard_at(location, keys=keys, worker=worker, options=options) for location in locations
         ]
 
     async def start(self, tasks: Tasks) -> None:
@@ -132,6 +155,30 @@ async def _outcomes(shard: Shard, commands: list[bytes]) -> list[Reply | BrokerU
     except BrokerUnavailable as error:
         # One each: whoever raises it writes into it where it went.
         return [BrokerUnavailable(str(error), error.retry_ms) for _ in commands]
+
+
+def shard_at(location: Location, *, keys: Keys, worker: str, options: ShardOptions) -> Shard:
+    """A shard that is found at `location`."""
+    return Shard(
+        location.name,
+        _locator(location, options),
+        options=options,
+        scripts=SCRIPTS,
+        probe_channel=lambda: keys.probe(worker),
+    )
+
+
+async def send_to(
+    of: Callable[[str], Shard], commands: Sequence[tuple[str, bytes]]
+) -> list[Reply | BrokerUnavailable]:
+    """`Shards.send`, to the shards that `of` says."""
+    shares: dict[Shard, list[bytes]] = {}
+    for topic, packed in commands:
+        shares.setdefault(of(topic), []).append(packed)
+    shards = list(shares)
+    answers = await _all_outcomes(shards, [shares[shard] for shard in shards])
+    outcomes = dict(zip(shards, answers, strict=True))
+    return [next(outcomes[of(topic)]) for topic, _ in commands]
 
 
 def shards_of(

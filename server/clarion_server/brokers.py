@@ -11,8 +11,9 @@ from clarion_fanout.broker import HistoryOptions
 from clarion_fanout.memory import MemoryBroker
 from clarion_fanout.redis_broker import RedisBroker
 from clarion_fanout.redis_keys import Keys
+from clarion_fanout.redis_moving import MovingShards
 from clarion_fanout.redis_shard import ShardOptions
-from clarion_fanout.redis_shards import shards_of
+from clarion_fanout.redis_shards import Shards, shards_of
 from clarion_server.options import Config
 
 AnyBroker: TypeAlias = MemoryBroker | RedisBroker
@@ -36,9 +37,9 @@ def make(config: Config, worker: str) -> AnyBroker:
         linger_s=config.shards.linger_s,
         client=f"clarion-{worker}",
     )
-    locations = [redis_address.parse(url) for url in config.redis]
+    shards = _shards(config, keys=keys, worker=worker, options=options)
     return RedisBroker(
-        shards_of(locations, keys=keys, worker=worker, options=options),
+        shards,
         keys=keys,
         history=history,
         now=_now,
@@ -46,6 +47,24 @@ def make(config: Config, worker: str) -> AnyBroker:
         data_bytes=config.limits.data_bytes,
         timeout_s=config.shards.timeout_s,
         check_seconds=config.shards.check_s,
+    )
+
+
+def _shards(config: Config, *, keys: Keys, worker: str, options: ShardOptions) -> Shards:
+    current = [redis_address.parse(url) for url in config.redis]
+    if not (config.next_shards or config.previous_shards):
+        return shards_of(current, keys=keys, worker=worker, options=options)
+    other = [redis_address.parse(url) for url in (config.next_shards or config.previous_shards)]
+    new_leads = bool(config.previous_shards)
+    old, new = (other, current) if new_leads else (current, other)
+    return MovingShards(
+        old,
+        new,
+        new_leads=new_leads,
+        keys=keys,
+        worker=worker,
+        options=options,
+        history=_history(config),
     )
 
 

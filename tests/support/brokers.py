@@ -18,8 +18,9 @@ from clarion_fanout.memory import MemoryBroker
 from clarion_fanout.publication import Publication
 from clarion_fanout.redis_broker import RedisBroker
 from clarion_fanout.redis_keys import Keys
+from clarion_fanout.redis_moving import MovingShards
 from clarion_fanout.redis_shard import ShardOptions
-from clarion_fanout.redis_shards import shards_of
+from clarion_fanout.redis_shards import Shards, shards_of
 from support.clock import Clock
 from support.redis_shared import shared_cluster, shared_servers
 
@@ -137,12 +138,14 @@ class RedisBrokerFactory:
     """`RedisBroker`s over real servers, whose time is the real one.
 
     shards: how many servers, each a shard; 0: a cluster.
+    moving_from: how many of them topics move away from; 0: none moves.
     """
 
     age = 0.5
 
-    def __init__(self, shards: int) -> None:
+    def __init__(self, shards: int, moving_from: int = 0) -> None:
         self._count = shards
+        self._moving_from = moving_from
         self._brokers: list[RedisBroker] = []
         self._urls: list[str] = []
 
@@ -154,10 +157,27 @@ class RedisBrokerFactory:
         options = ShardOptions()
         worker = f"worker-{len(self._brokers)}"
         locations = [redis_address.parse(url) for url in self._urls]
+
+        def kept(topic: str) -> HistoryOptions | None:
+            return history(topic, self.age)
+
+        shards: Shards
+        if self._moving_from:
+            shards = MovingShards(
+                locations[: self._moving_from],
+                locations,
+                new_leads=True,
+                keys=keys,
+                worker=worker,
+                options=options,
+                history=kept,
+            )
+        else:
+            shards = shards_of(locations, keys=keys, worker=worker, options=options)
         broker = RedisBroker(
-            shards_of(locations, keys=keys, worker=worker, options=options),
+            shards,
             keys=keys,
-            history=lambda topic: history(topic, self.age),
+            history=kept,
             now=lambda: int(time.time() * 1000),
             key_seconds=self.age,
         )
@@ -187,4 +207,5 @@ FACTORIES: dict[str, Callable[[], BrokerFactory]] = {
     "memory": MemoryBrokerFactory,
     "one shard": partial(RedisBrokerFactory, 1),
     "three shards": partial(RedisBrokerFactory, 3),
+    "topics that move": partial(RedisBrokerFactory, 3, moving_from=1),
 }

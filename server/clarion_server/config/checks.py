@@ -70,23 +70,49 @@ def _workers(config: Config) -> Iterator[Conflict]:
 
 
 def _redis(config: Config) -> Iterator[Conflict]:
-    locations: list[redis_address.Location] = []
-    for place, url in enumerate(config.redis, 1):
-        try:
-            locations.append(redis_address.parse(url))
-        except redis_address.BadURL as bad:
-            # It may hold a password: not shown.
-            yield Conflict(("redis",), f"URL number {place}: {bad}", _REDIS_URL)
-    clusters = [location for location in locations if location.kind == "cluster"]
-    if clusters and len(config.redis) > 1:
+    lists = {
+        "redis": config.redis,
+        "next_shards": config.next_shards,
+        "previous_shards": config.previous_shards,
+    }
+    clusters: list[str] = []
+    for key, urls in lists.items():
+        locations: list[redis_address.Location] = []
+        for place, url in enumerate(urls, 1):
+            try:
+                locations.append(redis_address.parse(url))
+            except redis_address.BadURL as bad:
+                # It may hold a password: not shown.
+                yield Conflict((key,), f"URL number {place}: {bad}", _REDIS_URL)
+        names = [location.name for location in locations]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            yield Conflict((key,), f'names the shard "{name}" twice', "each shard once")
+        clusters += [key for location in locations if location.kind == "cluster"]
+    if "redis" in clusters and len(config.redis) > 1:
         yield Conflict(
             ("redis",),
             f"has {len(config.redis)} URLs, one of them of a cluster",
             "one URL for a cluster (it may name several of its nodes), or none of a cluster",
         )
-    names = [location.name for location in locations]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        yield Conflict(("redis",), f'names the shard "{name}" twice', "each shard once")
+
+
+def _moving(config: Config) -> Iterator[Conflict]:
+    moving = [key for key in ("next_shards", "previous_shards") if getattr(config, key)]
+    if len(moving) == 2:
+        yield Conflict(
+            ("previous_shards", "next_shards"),
+            "is there, and so is next_shards",
+            "one step at a time: next_shards everywhere first, then previous_shards",
+        )
+    for key in moving:
+        if not config.redis:
+            yield Conflict((key, "redis"), "is there, but no redis", "the shards in use in redis")
+        elif any("+cluster:" in url for url in (*config.redis, *getattr(config, key))):
+            yield Conflict(
+                (key, "redis"),
+                "is for lists of shards, and one is a cluster",
+                "a cluster moves its slots by itself",
+            )
 
 
 def _prefix(config: Config) -> Iterator[Conflict]:
@@ -165,6 +191,7 @@ _RULES = (
     _ports,
     _workers,
     _redis,
+    _moving,
     _prefix,
     _origins,
     _api_keys,
