@@ -48,19 +48,26 @@ class Pipeline:
     def attach(self, wire: Wire) -> None:
         self._wire = wire
 
-    def send(self, commands: bytes, count: int) -> asyncio.Future[list[Reply]]:
+    def send(
+        self, commands: bytes, count: int, *, urgent: bool = False
+    ) -> asyncio.Future[list[Reply]]:
         """Sends `count` packed commands; the future has their replies, errors among them.
 
-        Raises `BrokerUnavailable`, as the future does when the connection is lost.
+        Raises `BrokerUnavailable`, as the future does when the connection is lost. What is urgent
+        is not refused because there is too much else.
         """
         wire = self._wire
         if wire is None:
             raise BrokerUnavailable(f"shard {self._name} is not connected")
-        if (
-            self.in_flight + count > IN_FLIGHT_COMMANDS and self.in_flight
-        ) or wire.waiting_bytes > WAITING_BYTES:
+        if not urgent and (
+            (self.in_flight + count > IN_FLIGHT_COMMANDS and self.in_flight)
+            or wire.waiting_bytes > WAITING_BYTES
+        ):
             raise BrokerUnavailable(f"shard {self._name} is overloaded")
         answer: asyncio.Future[list[Reply]] = self._loop.create_future()
+        if not count:
+            answer.set_result([])
+            return answer
         self._flights.append(_Flight(count, answer, time.monotonic()))
         self.in_flight += count
         wire.write(commands)
@@ -93,10 +100,11 @@ class Pipeline:
         self._wire = None
         self.in_flight = 0
         flights, self._flights = self._flights, deque()
-        error = BrokerUnavailable(f"the connection to shard {self._name} was lost: {reason}")
+        error = f"the connection to shard {self._name} was lost: {reason}"
         for flight in flights:
             if not flight.answer.done():
-                flight.answer.set_exception(error)
+                # One each: whoever raises it writes into it where it went.
+                flight.answer.set_exception(BrokerUnavailable(error))
                 # Whoever waited may be gone; then nobody asks for it.
                 flight.answer.exception()
 

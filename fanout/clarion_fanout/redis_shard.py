@@ -1,7 +1,7 @@
 """One Redis primary: its two connections, and the truth about whether they work.
 
     commands   publishes, reads, everything that is answered; see `redis_pipeline`
-    intake     what is published to us; see `redis_subscriptions`
+    intake     what is published to us; see `redis_intake` and `redis_subscriptions`
 
 Each is opened again when it is lost, after a pause that grows and is random. A shard without a
 commands connection refuses at once: nobody waits for a server that is away, and the pause is
@@ -22,20 +22,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import hiredis
 
 from clarion_fanout.broker import BrokerUnavailable
 from clarion_fanout.redis_address import Address
-from clarion_fanout.redis_pipeline import Pipeline
-from clarion_fanout.redis_query import login
+from clarion_fanout.redis_intake import Intake, pause
+from clarion_fanout.redis_pipeline import IN_FLIGHT_COMMANDS, Pipeline
+from clarion_fanout.redis_query import Refusal, log_in
 from clarion_fanout.redis_scripts import Script
 from clarion_fanout.redis_subscriptions import Listener, Subscriptions
-from clarion_fanout.redis_wire import Argument, Reply, Wire, connect, pack
+from clarion_fanout.redis_wire import Argument, Reply, pack
 from clarion_fanout.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -44,13 +46,16 @@ GRACE_SECONDS = 0.5
 """How long a command waits for a connection that was lost just now: most come back within a few
 milliseconds (`CLIENT KILL`, a restart of a proxy). Nothing was sent, so waiting is safe."""
 
+BRIEF_SECONDS = 1.0
+"""A connection that ends sooner has not worked: the next comes after a pause."""
+
 TICK_SECONDS = 0.1
 """How often deadlines are looked at."""
 
-_LATE = "no answer in time"
-
 OLDEST = (7, 0)
 """Redis 7.0 brought sharded pub/sub; Valkey says 7.2 or more."""
+
+_LATE = "no answer in time"
 
 
 class ShardOptions(NamedTuple):
@@ -71,16 +76,17 @@ class ShardOptions(NamedTuple):
     client: str = "clarion"
 
 
-class _NotAPrimary(Exception):
-    """What answered cannot be used as a shard. The text says why."""
-
-
 class Shard:
     """See the module's text.
 
     name: decides which topics are here; see `placement`.
     locate: says where the primary is now. Raises `OSError` when nobody can say.
-    probe_channel: called for the channel of the next probe; it must be one of this shard's.
+    probe_channel: called for the channel of the probes, which must be one of this shard's; None
+        if there is none. Then the shard is not probed.
+    slot_of: the slot of a channel, where pub/sub is the sharded one.
+    ended: called with a channel whose subscription was refused or has ended, and Redis' error, if
+        any. It is subscribed to again a moment later, unless it is released.
+    doubt: called when the server may not be what it was: it is gone, or a replica now.
     """
 
     def __init__(
@@ -90,10 +96,10 @@ class Shard:
         *,
         options: ShardOptions,
         scripts: Sequence[Script],
-        probe_channel: Callable[[], bytes],
+        probe_channel: Callable[[], bytes | None],
         slot_of: Callable[[bytes], int] | None = None,
-        moved: Callable[[bytes, str], None] | None = None,
-        readonly: Callable[[], None] | None = None,
+        ended: Callable[[bytes, str], None] | None = None,
+        doubt: Callable[[], None] | None = None,
     ) -> None:
         self.name = name
         self.reign = b""
@@ -102,25 +108,32 @@ class Shard:
         self.interruptions: Counter[tuple[str, str]] = Counter()
         """Connections that were lost, by which one and why: `closed`, `timeout`, `probe`."""
         self.refused = 0
-        """Commands that were refused at once, as there was no connection."""
+        """Commands that were refused at once, as there was no connection, or too much to do."""
         self._locate = locate
         self._options = options
         self._scripts = scripts
-        self._probe_channel = probe_channel
-        self._sharded = slot_of is not None
-        self._readonly = readonly
+        self._publish = "PUBLISH" if slot_of is None else "SPUBLISH"
+        self._tell_ended = ended
+        self._doubt = doubt
         self._pipeline = Pipeline(name)
         self._up = asyncio.Event()
-        self._tried = asyncio.Event()
-        self._failures = 0  # of connecting, since it worked last
-        self._intake_failures = 0  # likewise, of the intake
+        self._decided = asyncio.Event()  # up, or known to be away
+        self._waiting = 0  # commands, for that
         self._retry_at = 0.0
-        self._intake: Wire | None = None
-        self._told = ""
-        self.subscriptions = Subscriptions(linger_s=options.linger_s, slot_of=slot_of, moved=moved)
-        self._flushing = False
-        self._probe = _Probe()
-        self._probing: bytes | None = None
+        self._trouble_told = ""
+        self._refusal_told = ""
+        self.subscriptions = Subscriptions(
+            linger_s=options.linger_s, slot_of=slot_of, ended=self._ended
+        )
+        self._intake = Intake(
+            self.subscriptions,
+            primary=self._primary,
+            probe_channel=probe_channel,
+            client=f"{options.client}-intake",
+            timeout_s=options.timeout_s,
+            retry_s=options.retry_s,
+            ended=lambda reason: self._note("intake", reason),
+        )
         self._closed = False
 
     # What it says of itself
@@ -137,15 +150,15 @@ class Shard:
 
     def probe_age(self) -> float:
         """Seconds since a probe was sent that came back; infinity before the first."""
-        return time.monotonic() - self._probe.proven
+        return time.monotonic() - self._intake.probe.proven
 
     @property
     def trouble(self) -> str:
         """Why the shard cannot be relied on now; empty when it can."""
         if not self.available:
             return "not connected"
-        if self.probe_age() > self._options.timeout_s + 2 * self._options.probe_s:
-            age = self.probe_age()
+        age = self.probe_age()
+        if age > self._options.timeout_s + 2 * self._options.probe_s:
             return "no probe has come back yet" if age > 1e6 else f"no probe for {age:.0f} s"
         return ""
 
@@ -176,16 +189,19 @@ class Shard:
     async def send(self, packed: bytes, count: int) -> list[Reply]:
         """`calls` for commands that are packed already."""
         if not self._up.is_set():
-            await self._wait()
+            await self._wait(count)
         try:
-            replies = await self._pipeline.send(packed, count)
+            answer = self._pipeline.send(packed, count)
+        except BrokerUnavailable as error:
+            self.refused += count
+            raise BrokerUnavailable(str(error), self.retry_ms) from None
+        try:
+            replies = await answer
         except BrokerUnavailable as error:
             raise BrokerUnavailable(str(error), self.retry_ms) from None
         # Each costs 30 ns, and most batches have no error.
         if hiredis.ReplyError in map(type, replies) and any(map(_refuses_writes, replies)):
             self._pipeline.abort("it is a replica now")
-            if self._readonly is not None:
-                self._readonly()
         return replies
 
     async def run(
@@ -222,17 +238,19 @@ class Shard:
                 replies[place] = reply
         return replies
 
-    async def _wait(self) -> None:
-        if not self._failures and not self._closed:
+    async def _wait(self, count: int) -> None:
+        if not self._decided.is_set() and self._waiting + count <= IN_FLIGHT_COMMANDS:
+            self._waiting += count
             try:
                 async with asyncio.timeout(GRACE_SECONDS):
-                    await self._up.wait()
+                    await self._decided.wait()
             except TimeoutError:
                 pass
-            else:
-                return
-        self.refused += 1
-        raise BrokerUnavailable(f"shard {self.name} is not connected", self.retry_ms)
+            finally:
+                self._waiting -= count
+        if not self._up.is_set():
+            self.refused += count
+            raise BrokerUnavailable(f"shard {self.name} is not connected", self.retry_ms)
 
     async def renew_reign(self) -> None:
         """Reads the reign anew. Raises `BrokerUnavailable`."""
@@ -243,10 +261,7 @@ class Shard:
     def listen(self, channel: bytes, listener: Listener) -> bool:
         """Subscribes, soon; `listener.subscribed` is called when it is done, and again whenever
         it had to be done anew. Says whether it is done already."""
-        done = self.subscriptions.listen(channel, listener)
-        if not done:
-            self._flush_soon()
-        return done
+        return self._intake.listen(channel, listener)
 
     def unlisten(self, channel: bytes) -> None:
         """Unsubscribes at leisure."""
@@ -256,261 +271,179 @@ class Shard:
         """Whether what is published on the channel arrives."""
         return channel in self.subscriptions.confirmed
 
-    def resubscribe(self, channel: bytes) -> None:
-        """Subscribes anew to a channel that was refused or ended."""
-        self.subscriptions.again(channel)
-        self._flush_soon()
+    def release(self, slot: int) -> dict[bytes, Listener]:
+        """Gives away the listeners of a slot; see `Subscriptions.release`."""
+        return self.subscriptions.release(slot)
 
-    def _flush_soon(self) -> None:
-        if not self._flushing:
-            self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
+    def renew_probe(self) -> None:
+        """Looks for the channel of the probes anew."""
+        self._intake.renew_probe()
 
-    def _flush(self) -> None:
-        self._flushing = False
-        if self._intake is not None and (data := self.subscriptions.commands()):
-            self._intake.write(data)
-
-    def _received(self, replies: list[Reply]) -> None:
-        self.subscriptions.received(replies)
-        self._flush()  # answers make room for more
+    def _ended(self, channel: bytes, error: str) -> None:
+        if self._tell_ended is not None:
+            self._tell_ended(channel, error)
+        elif error and error != self._refusal_told:
+            # Once: a thousand channels are refused for one reason.
+            log.error("shard %s refused to subscribe to %r: %s", self.name, channel, error)
+            self._refusal_told = error
 
     # Life
 
     def start(self, tasks: Tasks) -> None:
         """Begins to connect."""
         tasks.start(self._keep_commands(), f"commands of shard {self.name}")
-        tasks.start(self._keep_intake(), f"intake of shard {self.name}")
+        tasks.start(self._intake.keep(), f"intake of shard {self.name}")
         tasks.start(self._tick(), f"probes of shard {self.name}")
 
     async def tried(self) -> None:
         """Returns when the shard is connected, or the first attempt has failed."""
-        await self._tried.wait()
+        await self._decided.wait()
 
     async def close(self) -> None:
         """Ends both connections. Whoever started the tasks has ended them."""
         self._closed = True
         self._up.clear()
-        intake, self._intake = self._intake, None
+        self._decided.set()
         await self._pipeline.close()
-        if intake is not None:
-            await intake.close()
+        await self._intake.close()
 
     def reopen(self, reason: str) -> None:
         """Gives both connections up and looks for the primary anew."""
         self._pipeline.abort(reason)
-        if self._intake is not None:
-            self._intake.abort(reason)
+        self._intake.abort(reason)
 
-    async def _keep_commands(self) -> None:
+    async def _keep_commands(self) -> NoReturn:
+        failures = 0
         while True:
-            ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
             try:
-                await self._open_commands(ended)
-            except (OSError, BrokerUnavailable, _NotAPrimary) as error:
-                await self._pipeline.close()
-                self._tried.set()
+                ended = await self._open_commands()
+            except OSError as error:
+                self._decided.set()
                 self._tell(_plain(error))
-                pause = self._pause(self._failures)
-                self._failures += 1
-                self._retry_at = time.monotonic() + pause
-                await asyncio.sleep(pause)
-                continue
-            self._tell("")
-            self._failures = 0
-            self._up.set()
-            self._tried.set()
-            reason = await ended
-            self._up.clear()
-            self._note("commands", reason)
+            else:
+                self._tell("")
+                opened = time.monotonic()
+                reason = await ended
+                self._note("commands", reason)
+                if self._doubt is not None:
+                    self._doubt()
+                if time.monotonic() - opened > BRIEF_SECONDS:
+                    failures = 0
+                    continue
+                self._decided.set()
+            seconds = pause(self._options.retry_s, failures)
+            failures += 1
+            self._retry_at = time.monotonic() + seconds
+            await asyncio.sleep(seconds)
 
-    async def _open_commands(self, ended: asyncio.Future[str]) -> None:
+    async def _open_commands(self) -> asyncio.Future[str]:
+        """Opens the connection; the answer is done when that has ended. Raises `OSError`."""
         address = await self._locate()
-        self.address = address
-        pipeline = self._pipeline
+        wire, replies = await log_in(
+            address,
+            [("INFO",), *(("SCRIPT", "LOAD", script.text) for script in self._scripts)],
+            self._options.timeout_s,
+            client=f"{self._options.client}-commands",
+        )
+        try:
+            self._learn(_facts(replies[0]))
+        except Refusal:
+            await wire.close()
+            raise
+        ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
         def lost(reason: str) -> None:
-            # At once: what is sent from now on must not wait for a connection that is gone.
+            # At once: what is sent from now on must not go to a connection that is gone. But it
+            # may wait for the next, unless the server is there and does not answer.
             self._up.clear()
-            if reason == _LATE:
-                # It is there and does not answer: nothing is gained by waiting for it.
-                self._failures = 1
-            pipeline.lost(reason)
+            if reason != _LATE:
+                self._decided.clear()
+            self._pipeline.lost(reason)
             if not ended.done():
                 ended.set_result(reason)
 
-        timeout_s = self._options.timeout_s
-        wire = await connect(address, pipeline.received, lost, timeout_s)
-        pipeline.attach(wire)
-        commands = [*login(address, f"{self._options.client}-commands"), ("INFO",)]
-        commands += [("SCRIPT", "LOAD", script.text) for script in self._scripts]
-        packed = b"".join([pack(tuple(command)) for command in commands])
-        async with asyncio.timeout(timeout_s):
-            replies = await pipeline.send(packed, len(commands))
-        for reply in replies:
-            if isinstance(reply, hiredis.ReplyError):
-                raise _NotAPrimary(f"answered {reply}")
-        self._learn(_facts(replies[len(commands) - len(self._scripts) - 1]))
+        wire.hand_over(self._pipeline.received, lost)
+        self._pipeline.attach(wire)
+        self.address = address
+        if self._intake.address not in (None, address):
+            # It moved. Where it was, there may be a server that publishes, but nothing of ours.
+            self._intake.abort("the primary is elsewhere")
+        self._up.set()
+        self._decided.set()
+        return ended
+
+    async def _primary(self) -> Address:
+        """Where the primary is, once commands are connected to it."""
+        await self._up.wait()
+        assert self.address is not None, "commands are connected to somewhere"
+        return self.address
 
     def _learn(self, facts: dict[str, str]) -> None:
-        """Takes over what INFO says. Raises `_NotAPrimary`."""
-        version = facts.get("redis_version", "")
-        if version and tuple(int(part) for part in version.split(".")[:2]) < OLDEST:
-            raise _NotAPrimary(f"is Redis {version}; 7.0 is the oldest that will do")
+        """Takes over what INFO says. Raises `Refusal`."""
+        version = re.match(r"(\d+)\.(\d+)", facts.get("redis_version", ""))
+        if version and (int(version[1]), int(version[2])) < OLDEST:
+            raise Refusal(f"is Redis {version[0]}; 7.0 is the oldest that will do")
         if facts.get("role") != "master":
-            raise _NotAPrimary(f"is a {facts.get('role', 'server that says no role')}")
+            raise Refusal(f"is a {facts.get('role', 'server that says no role')}")
         self.reign = facts.get("master_replid", "").encode()
-
-    async def _keep_intake(self) -> None:
-        while True:
-            await self._up.wait()
-            address = self.address
-            assert address is not None, "commands are connected to somewhere"
-            ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-            try:
-                wire = await self._open_intake(address, ended)
-            except OSError:
-                pass
-            else:
-                self._intake = wire
-                self._probe.forget()
-                self._listen_for_probes()
-                self._flush()
-                opened = time.monotonic()
-                self._note("intake", await ended)
-                if self._probe.proven > opened:
-                    self._intake_failures = 0  # it did work
-            # Also after the first time: all workers of all instances may have been cut off.
-            await asyncio.sleep(self._pause(self._intake_failures))
-            self._intake_failures += 1
-
-    def _not_subscribed(self, channel: bytes, reason: str) -> None:
-        if self._intake is not None:
-            log.error("shard %s refused to subscribe to %r: %s", self.name, channel, reason)
-            self._intake.abort("a subscription was refused")
-
-    async def _open_intake(self, address: Address, ended: asyncio.Future[str]) -> Wire:
-        def lost(reason: str) -> None:
-            self._intake = None
-            self.subscriptions.lost()
-            if not ended.done():
-                ended.set_result(reason)
-
-        wire = await connect(address, self._received, lost, self._options.timeout_s)
-        commands = login(address, f"{self._options.client}-intake")
-        wire.write(b"".join([pack(command) for command in commands]))
-        self.subscriptions.connected()
-        return wire
-
-    def _pause(self, failures: int) -> float:
-        least, most = self._options.retry_s
-        bound = min(most, least * 2 ** min(failures, 16))
-        return random.uniform(bound / 2, bound)
 
     # Probes and deadlines
 
-    def _listen_for_probes(self) -> None:
-        channel = self._probe_channel()
-        if self._probing is not None and self._probing != channel:
-            self.subscriptions.forget(self._probing)
-        self._probing = channel
-        self.subscriptions.listen(channel, self._probe)
-
-    async def _tick(self) -> None:
-        next_probe = 0.0
+    async def _tick(self) -> NoReturn:
+        next_probe, last = 0.0, time.monotonic()
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = time.monotonic()
+            slept, last = now - last, now
+            if slept > self._options.timeout_s / 2:
+                # We were stopped, or too busy: the answers may be there, and not read yet.
+                continue
             if self._pipeline.late(now) > self._options.timeout_s:
                 self._pipeline.abort(_LATE)
-            if self._intake is not None:
-                if self._probe.overdue(now) > self._options.timeout_s:
-                    self._intake.abort("a probe did not come back")
-                elif data := self.subscriptions.sweep(now):
-                    self._intake.write(data)
+            self._intake.look(now)
             if self.available and now >= next_probe:
                 next_probe = now + self._options.probe_s
                 self._send_probe(now)
 
     def _send_probe(self, now: float) -> None:
-        channel = self._probing
         commands: list[tuple[Argument, ...]] = [("INFO", "replication")]
-        if channel is not None and channel in self.subscriptions.confirmed:
-            publish = "SPUBLISH" if self._sharded else "PUBLISH"
-            commands.append((publish, channel, self._probe.next(now)))
+        if channel := self._intake.probing:
+            commands.append((self._publish, channel, self._intake.probe.next(now)))
         packed = b"".join([pack(command) for command in commands])
-        try:
-            answer = self._pipeline.send(packed, len(commands))
-        except BrokerUnavailable:
-            return
+        answer = self._pipeline.send(packed, len(commands), urgent=True)
         answer.add_done_callback(self._probe_sent)
 
     def _probe_sent(self, answer: asyncio.Future[list[Reply]]) -> None:
         if answer.cancelled() or answer.exception() is not None:
-            self._probe.forget()  # it may never have been published
+            self._intake.probe.forget()  # it may never have been published
             return
-        replies = answer.result()
-        if isinstance(replies[0], bytes):
-            self._heed(replies[0])
-        if len(replies) > 1 and isinstance(replies[1], hiredis.ReplyError):
-            self._probe.forget()
-            if self._probing is not None and self._sharded:
-                self._listen_for_probes()
-                self._flush()
+        info, *published = answer.result()
+        if isinstance(info, bytes):
+            self._heed(info)
+        if published and isinstance(published[0], hiredis.ReplyError):
+            self._intake.probe.forget()
+            if self._doubt is not None:
+                self._doubt()
 
     def _heed(self, info: bytes) -> None:
         """Takes over what INFO says now; a primary may have become a replica."""
         try:
             self._learn(_facts(info))
-        except _NotAPrimary as error:
+        except Refusal as error:
             self._pipeline.abort(str(error))
 
     def _note(self, link: str, reason: str) -> None:
         kind = {_LATE: "timeout", "a probe did not come back": "probe"}
         self.interruptions[link, kind.get(reason, "closed")] += 1
-        if not self._closed:
-            log.warning("shard %s: the %s connection ended: %s", self.name, link, reason)
+        log.warning("shard %s: the %s connection ended: %s", self.name, link, reason)
 
     def _tell(self, trouble: str) -> None:
         """Logs what has changed, once."""
-        if trouble and trouble != self._told:
-            log.warning("shard %s: %s; trying again", self.name, trouble)
-        elif self._told and not trouble:
-            log.info("shard %s: connected again", self.name)
-        self._told = trouble
-
-
-class _Probe:
-    """The listener of the probes: which are on their way, and when one came back."""
-
-    def __init__(self) -> None:
-        self.proven = float("-inf")
-        """When the last one that came back was sent; monotonic seconds."""
-        self._number = 0
-        self._sent: deque[tuple[int, float]] = deque()
-
-    def next(self, now: float) -> int:
-        self._number += 1
-        self._sent.append((self._number, now))
-        return self._number
-
-    def forget(self) -> None:
-        self._sent.clear()
-
-    def overdue(self, now: float) -> float:
-        """For how long the oldest has been on its way."""
-        return now - self._sent[0][1] if self._sent else 0.0
-
-    def take(self, payload: bytes) -> None:
-        number = int(payload) if payload.isdigit() else 0
-        while self._sent and self._sent[0][0] <= number:
-            _, self.proven = self._sent.popleft()
-
-    def subscribed(self) -> None:
-        pass
-
-    def dropped(self) -> None:
-        pass
+        if trouble and trouble != self._trouble_told:
+            log.warning("shard %s %s; trying again", self.name, trouble)
+        elif self._trouble_told and not trouble:
+            log.info("shard %s is connected again", self.name)
+        self._trouble_told = trouble
 
 
 def _facts(info: bytes) -> dict[str, str]:
@@ -527,9 +460,9 @@ def _refuses_writes(reply: Reply) -> bool:
     return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("READONLY")
 
 
-def _plain(error: Exception) -> str:
+def _plain(error: OSError) -> str:
     if isinstance(error, TimeoutError):
         return "does not answer"
-    if isinstance(error, OSError):
-        return f"cannot be reached: {error.strerror or error}"
-    return str(error)
+    if isinstance(error, Refusal):
+        return str(error)
+    return f"cannot be reached: {error.strerror or error}"

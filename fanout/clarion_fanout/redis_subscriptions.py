@@ -1,9 +1,11 @@
 """The channels that one connection is subscribed to, and those it should be. A machine without I/O.
 
-    wanted       somebody listens; `SUBSCRIBE` is on its way, or waits for its turn
+    queued       somebody listens, and the command waits for its turn
+    sent         it is on its way
     confirmed    Redis has answered: what is published from now on arrives
-    lingering    nobody listens any more; it is unsubscribed when it has been so for a while, so
-                 that a topic whose only subscriber comes and goes costs Redis nothing
+    ended        Redis refused it, or ended it unasked; `again` queues it anew
+    lingering    one of these, but nobody listens any more; it is given up when it has been so for
+                 a while, so that a topic whose only subscriber comes and goes costs Redis nothing
 
 Commands leave in batches, and only so many are outstanding: 100,000 channels are subscribed in a
 second or two without an answer that would fill Redis's output buffer. Redis Cluster takes one
@@ -16,13 +18,17 @@ subscriptions of a slot that has moved away.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Collection
+from itertools import islice
+from typing import NamedTuple, Protocol
 
 import hiredis
 
 from clarion_fanout.redis_wire import Reply, pack
+
+log = logging.getLogger(__name__)
 
 BATCH = 500
 """Channels of one command: some 20 KB."""
@@ -36,7 +42,7 @@ _ENDED = frozenset({b"unsubscribe", b"sunsubscribe"})
 
 
 class Listener(Protocol):
-    """Who gets what is published on a channel."""
+    """Who gets what is published on a channel. None of it waits or raises."""
 
     def take(self, payload: bytes) -> None:
         """Takes a payload."""
@@ -51,77 +57,138 @@ class Listener(Protocol):
         ...
 
 
+class _Batch(NamedTuple):
+    """A command on its way. channels: those without an answer yet."""
+
+    wanted: bool
+    channels: deque[bytes]
+    sent: float
+
+
 class Subscriptions:
     """See the module's text.
 
+    linger_s: how long a channel lingers.
     slot_of: the slot of a channel where there are slots; then commands are sharded ones.
-    moved: called with a channel that this connection can not, or no longer, be subscribed to.
+    ended: called with a channel that this connection can not, or no longer, be subscribed to, and
+        why: an error of Redis, or nothing when it ended the subscription unasked.
     """
 
     def __init__(
         self,
         *,
         linger_s: float,
+        ended: Callable[[bytes, str], None],
         slot_of: Callable[[bytes], int] | None = None,
-        moved: Callable[[bytes, str], None] | None = None,
     ) -> None:
         self._linger_s = linger_s
         self._slot_of = slot_of
-        self._moved = moved
+        self._tell_ended = ended
         self._subscribe = b"SUBSCRIBE" if slot_of is None else b"SSUBSCRIBE"
         self._unsubscribe = b"UNSUBSCRIBE" if slot_of is None else b"SUNSUBSCRIBE"
+        self._connected = False
         self.listeners: dict[bytes, Listener] = {}
         """Everybody who wants to hear, confirmed or not, and those who linger."""
         self.confirmed: set[bytes] = set()
         self._lingering: dict[bytes, float] = {}  # since when; the longest first
-        self._queue: dict[bytes, None] = {}  # to be subscribed
-        self._sent: deque[tuple[bool, deque[bytes]]] = deque()
+        self._queue: dict[bytes, None] = {}
+        self._ended: dict[bytes, None] = {}
+        self._sent: deque[_Batch] = deque()
         self._outstanding = 0
+        self._leaving: dict[bytes, int] = {}  # how many commands to unsubscribe are on their way
+        self._slots: dict[int, set[bytes]] = {}  # of the listeners
         self.payloads = 0
         """Payloads received."""
-        self.ended = 0
-        """Subscriptions that Redis ended by itself."""
+        self.interrupted = 0
+        """Subscriptions that Redis refused, or ended by itself."""
 
     def listen(self, channel: bytes, listener: Listener) -> bool:
         """Wants to hear a channel; says whether it is confirmed already."""
         self._lingering.pop(channel, None)
         if channel not in self.listeners:
             self._queue[channel] = None
+            if self._slot_of is not None:
+                self._slots.setdefault(self._slot_of(channel), set()).add(channel)
         self.listeners[channel] = listener
         return channel in self.confirmed
 
     def unlisten(self, channel: bytes, now: float) -> None:
         """Nobody listens any more. The listener may be given payloads for a while yet."""
         if channel in self.listeners:
-            self._lingering[channel] = now
+            self._lingering.setdefault(channel, now)
 
-    def lingers(self, channel: bytes) -> bool:
-        return channel in self._lingering
+    def again(self) -> bool:
+        """Queues what was refused or ended; says whether there was any."""
+        ended, self._ended = self._ended, {}
+        self._queue.update(ended)
+        return bool(ended)
+
+    def forget(self, channel: bytes) -> None:
+        """Takes a listener out without a word to Redis or to itself."""
+        if channel in self.listeners:
+            self._remove(channel)
+            if self._slot_of is not None:
+                slot = self._slot_of(channel)
+                channels = self._slots[slot]
+                channels.remove(channel)
+                if not channels:
+                    del self._slots[slot]
+
+    def _remove(self, channel: bytes) -> Listener:
+        self._lingering.pop(channel, None)
+        self._queue.pop(channel, None)
+        self._ended.pop(channel, None)
+        self.confirmed.discard(channel)
+        return self.listeners.pop(channel)
+
+    # Slots
+
+    def slots(self) -> Collection[int]:
+        """Those of the channels that somebody listens to."""
+        return self._slots.keys()
+
+    def release(self, slot: int) -> dict[bytes, Listener]:
+        """Takes out all listeners of a slot, without a word to Redis, which ends subscriptions of
+        a slot that it gives away. Those who linger are dropped; the others are to be heard of
+        elsewhere."""
+        released: dict[bytes, Listener] = {}
+        for channel in self._slots.pop(slot, ()):
+            lingers = channel in self._lingering
+            listener = self._remove(channel)
+            if lingers:
+                listener.dropped()
+            else:
+                released[channel] = listener
+        return released
 
     # The connection
 
     def connected(self) -> None:
         """There is a new connection: everything is to be subscribed again."""
         self.lost()
-        for channel in self._lingering:
-            self.listeners.pop(channel).dropped()
-        self._lingering.clear()
-        self._queue = dict.fromkeys(self.listeners)
+        self._connected = True
+        for channel in list(self._lingering):
+            self._drop(channel)
 
     def lost(self) -> None:
         """There is no connection."""
+        self._connected = False
         self.confirmed.clear()
         self._sent.clear()
+        self._leaving.clear()
+        self._ended.clear()
         self._outstanding = 0
+        self._queue = dict.fromkeys(self.listeners)
 
-    def commands(self) -> bytes:
+    def commands(self, now: float) -> bytes:
         """What should be sent now."""
-        if not self._queue or self._outstanding >= OUTSTANDING:
+        # A read brings some hundred answers; what fills the gap each leaves would be small change.
+        if not self._connected or not self._queue or self._outstanding > OUTSTANDING - BATCH:
             return b""
-        channels = list(self._queue)[: OUTSTANDING - self._outstanding]
+        channels = list(islice(self._queue, OUTSTANDING - self._outstanding))
         for channel in channels:
             del self._queue[channel]
-        return self._send(True, channels)
+        return self._send(True, channels, now)
 
     def sweep(self, now: float) -> bytes:
         """What should be sent about channels that nobody has listened to for long."""
@@ -130,22 +197,31 @@ class Subscriptions:
             if now - since < self._linger_s or len(over) >= OUTSTANDING:
                 break
             over.append(channel)
-        sent: list[bytes] = []
+        # What waits for its turn Redis does not know yet.
+        known = [channel for channel in over if channel not in self._queue]
         for channel in over:
-            del self._lingering[channel]
-            self.listeners.pop(channel).dropped()
-            self.confirmed.discard(channel)
-            if self._queue.pop(channel, channel) is not None:
-                # It was not waiting for its turn: Redis knows it, or is about to.
-                sent.append(channel)
-        return self._send(False, sent)
+            self._drop(channel)
+        if not self._connected:
+            return b""
+        for channel in known:
+            self._leaving[channel] = self._leaving.get(channel, 0) + 1
+        return self._send(False, known, now)
 
-    def _send(self, wanted: bool, channels: list[bytes]) -> bytes:
+    def waits_since(self) -> float | None:
+        """When the oldest command without an answer was sent."""
+        return self._sent[0].sent if self._sent else None
+
+    def _drop(self, channel: bytes) -> None:
+        listener = self.listeners[channel]
+        self.forget(channel)
+        listener.dropped()
+
+    def _send(self, wanted: bool, channels: list[bytes], now: float) -> bytes:
         name = self._subscribe if wanted else self._unsubscribe
         packed: list[bytes] = []
         for batch in self._batches(channels):
             packed.append(pack((name, *batch)))
-            self._sent.append((wanted, deque(batch)))
+            self._sent.append(_Batch(wanted, deque(batch), now))
             self._outstanding += len(batch)
         return b"".join(packed)
 
@@ -172,7 +248,6 @@ class Subscriptions:
             try:
                 kind, channel, payload = reply
             except (TypeError, ValueError):
-                # An error, or the answer to a command of the login.
                 if isinstance(reply, hiredis.ReplyError):
                     self._refused(str(reply))
                 continue
@@ -180,26 +255,43 @@ class Subscriptions:
                 self.payloads += 1
                 listener = listeners.get(channel)
                 if listener is not None:
-                    listener.take(payload)
-            elif kind in _CONFIRMED and self._answered(True, channel):
-                self._confirm(channel)
+                    try:
+                        listener.take(payload)
+                    except Exception:  # a bug; what else the connection brought goes on
+                        log.exception("a payload on %r could not be taken", channel)
+            elif kind in _CONFIRMED:
+                if self._answered(True, channel):
+                    self._confirm(channel)
             elif kind in _ENDED and not self._answered(False, channel):
-                self._end(channel, "the slot has moved")
+                self._end(channel, "")
 
     def _answered(self, wanted: bool, channel: bytes) -> bool:
         """Whether this is the answer that is due next; then it is no longer."""
-        if not self._sent or self._sent[0][0] is not wanted or self._sent[0][1][0] != channel:
+        if not self._sent:
             return False
-        channels = self._sent[0][1]
-        channels.popleft()
-        self._outstanding -= 1
-        if not channels:
+        batch = self._sent[0]
+        if batch.wanted is not wanted or batch.channels[0] != channel:
+            return False
+        batch.channels.popleft()
+        if not batch.channels:
             self._sent.popleft()
+        self._outstanding -= 1
+        if not wanted:
+            self._left(channel)
         return True
+
+    def _left(self, channel: bytes) -> None:
+        """A command to unsubscribe has its answer."""
+        count = self._leaving.pop(channel, 0) - 1
+        if count > 0:
+            self._leaving[channel] = count
 
     def _confirm(self, channel: bytes) -> None:
         listener = self.listeners.get(channel)
-        if listener is not None:
+        # Somebody may have come back after the command to unsubscribe was sent: its answer, and
+        # that to another command to subscribe, are yet to come.
+        if listener is not None and channel not in self._leaving:
+            self._ended.pop(channel, None)
             self.confirmed.add(channel)
             listener.subscribed()
 
@@ -207,26 +299,32 @@ class Subscriptions:
         """A command failed as a whole."""
         if not self._sent:
             return
-        wanted, channels = self._sent.popleft()
-        self._outstanding -= len(channels)
-        if wanted:
-            for channel in channels:
+        slot = _moved_slot(error)
+        if self._slot_of is not None and slot not in (
+            None,
+            self._slot_of(self._sent[0].channels[0]),
+        ):
+            # Redis ended subscriptions while our command to do so was on its way. What it told then
+            # was taken for the answer, and this is the real one.
+            return
+        batch = self._sent.popleft()
+        self._outstanding -= len(batch.channels)
+        for channel in batch.channels:
+            if batch.wanted:
                 self._end(channel, error)
+            else:
+                self._left(channel)
 
     def _end(self, channel: bytes, reason: str) -> None:
-        self.ended += 1
         self.confirmed.discard(channel)
-        if channel in self.listeners and self._moved is not None:
-            self._moved(channel, reason)
+        # In the queue it is subscribed to again anyway.
+        if channel in self.listeners and channel not in self._queue:
+            self.interrupted += 1
+            self._ended[channel] = None
+            self._tell_ended(channel, reason)
 
-    def again(self, channel: bytes) -> None:
-        """Subscribes to a channel anew that was refused or ended."""
-        if channel in self.listeners:
-            self._queue[channel] = None
 
-    def forget(self, channel: bytes) -> Listener | None:
-        """Takes a listener out without a word to Redis: another connection serves it now."""
-        self._lingering.pop(channel, None)
-        self._queue.pop(channel, None)
-        self.confirmed.discard(channel)
-        return self.listeners.pop(channel, None)
+def _moved_slot(error: str) -> int | None:
+    """The slot of `MOVED slot host:port`."""
+    words = error.split(" ", 2)
+    return int(words[1]) if words[0] == "MOVED" and words[1].isdigit() else None

@@ -8,7 +8,6 @@ event loop leaves in one system call.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, TypeAlias, cast
@@ -79,19 +78,31 @@ class Wire(asyncio.Protocol):
         if self._transport is not None and unsent:
             self._transport.write(unsent[0] if len(unsent) == 1 else b"".join(unsent))
 
+    @property
+    def lost(self) -> str:
+        """What ended the connection; empty while it is there."""
+        return self._reason if self._gone.is_set() else ""
+
+    def hand_over(
+        self, received: Callable[[list[Reply]], None], lost: Callable[[str], None]
+    ) -> None:
+        """From now on these are called."""
+        self._received = received
+        self._lost = lost
+
     async def close(self) -> None:
-        """Ends the connection after what is written; `lost` is not called any more."""
-        self._lost = _ignore
+        """Ends the connection after what is written; nobody is told anything any more."""
+        self.hand_over(_ignore, _ignore)
         self._flush()
         if self._transport is None:
             return
         self._transport.close()
-        with contextlib.suppress(TimeoutError):
+        try:
             async with asyncio.timeout(LINGER_SECONDS):
                 await self._gone.wait()
-            return
-        self._transport.abort()
-        await self._gone.wait()
+        except TimeoutError:
+            self.abort("closed")
+            await self._gone.wait()
 
     def abort(self, reason: str) -> None:
         """Ends the connection at once; `lost` is told the reason."""
@@ -102,6 +113,7 @@ class Wire(asyncio.Protocol):
     # Callbacks of the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Not an instance: uvloop's do not inherit from it.
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
@@ -120,13 +132,16 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._gone.set()
         self._unsent.clear()
-        lost, self._lost = self._lost, _ignore
-        lost(str(exc) if exc is not None else self._reason)
+        if exc is not None:
+            self._reason = str(exc) or type(exc).__name__
+        self._gone.set()
+        lost = self._lost
+        self.hand_over(_ignore, _ignore)
+        lost(self._reason)
 
 
-def _ignore(_reason: str) -> None:
+def _ignore(_: object) -> None:
     pass
 
 
@@ -136,17 +151,22 @@ async def connect(
     lost: Callable[[str], None],
     deadline_s: float,
 ) -> Wire:
-    """Opens a connection. Raises `OSError` (`TimeoutError` is one) or `ssl.SSLError`."""
+    """Opens a connection. Raises `OSError`, of which `TimeoutError` and `ssl.SSLError` are."""
     loop = asyncio.get_running_loop()
-    async with asyncio.timeout(deadline_s):
-        if address.path:
-            _, wire = await loop.create_unix_connection(lambda: Wire(received, lost), address.path)
-        else:
-            _, wire = await loop.create_connection(
-                lambda: Wire(received, lost),
-                address.host,
-                address.port,
-                ssl=address.tls,
-                server_hostname=address.host if address.tls else None,
-            )
+    try:
+        async with asyncio.timeout(deadline_s):
+            if address.path:
+                _, wire = await loop.create_unix_connection(
+                    lambda: Wire(received, lost), address.path
+                )
+            else:
+                _, wire = await loop.create_connection(
+                    lambda: Wire(received, lost),
+                    address.host,
+                    address.port,
+                    ssl=address.tls,
+                    server_hostname=address.host if address.tls else None,
+                )
+    except UnicodeError:
+        raise OSError(f"{address.host!r} is not the name of a host") from None
     return wire
