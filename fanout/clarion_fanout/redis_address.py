@@ -95,9 +95,10 @@ def parse(url: str) -> Location:
         Address(*_host(host, _PORTS[what]), "", int(db), username, password, tls)
         for host in hosts.split(",")
     )
+    first = addresses[0]
     if not what and len(addresses) > 1:
         raise BadURL("names several hosts; give each shard a URL of its own")
-    name = fields.get("name") or f"{service or addresses[0]}/{db}"
+    name = fields.get("name") or f"{service or first}/{db}"
     return Location(
         "sentinel" if what == "sentinel" else "cluster" if what == "cluster" else "server",
         name,
