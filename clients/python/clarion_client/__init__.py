@@ -8,6 +8,7 @@ async with Client("ws://127.0.0.1:8000", token=token) as client:
 from __future__ import annotations
 
 from clarion_client.client import Client
+from clarion_client.delivery import Draft
 from clarion_client.errors import (
     ClarionError,
     Closed,
@@ -36,13 +37,16 @@ from clarion_client.events import (
     State,
     Subscribed,
 )
+from clarion_client.publisher import AsyncPublisher, Publisher
 from clarion_client.subscription import Subscription
 from clarion_client.version import VERSION as __version__
 
 __all__ = [
+    "AsyncPublisher",
     "ClarionError",
     "Client",
     "Closed",
+    "Draft",
     "Ended",
     "Event",
     "History",
@@ -59,6 +63,7 @@ __all__ = [
     "PublishError",
     "PublishRefused",
     "Published",
+    "Publisher",
     "Refused",
     "SlowConsumer",
     "State",

@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
@@ -24,6 +23,7 @@ from websockets.typing import Subprotocol
 
 from clarion_client import codes
 from clarion_client.errors import Closed
+from clarion_client.retry_after import retry_seconds
 from clarion_client.wire import SUBPROTOCOL
 
 QUEUE = 64
@@ -178,7 +178,7 @@ async def _open(target: Target, token: str | None) -> ClientConnection:
     except InvalidStatus as refused:
         response = refused.response
         status = response.status_code
-        retry_s = _retry_s(response.headers.get("Retry-After", ""))
+        retry_s = retry_seconds(response.headers.get("Retry-After", ""), time.time())
         text = (response.body or b"").decode("utf-8", "replace").strip()[:200]
         why = f"the handshake was refused with status {status}" + (f": {text}" if text else "")
         final = not codes.status_comes_back(status)
@@ -188,16 +188,6 @@ async def _open(target: Target, token: str | None) -> ClientConnection:
         text = f"{target.url} is a WebSocket, and not of a Clarion server: no {SUBPROTOCOL}"
         raise _Refused(text, 101, None, final=True)
     return socket
-
-
-def _retry_s(value: str) -> float | None:
-    """A `Retry-After` as seconds from now (RFC 9110, section 10.2.3); None for what is none."""
-    if value.isascii() and value.isdigit():
-        return float(value[:9])
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError, OverflowError):
-        return None
 
 
 def _ending(closed: ConnectionClosed) -> tuple[int, str]:

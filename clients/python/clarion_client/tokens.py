@@ -17,7 +17,7 @@ class Tokens:
         self._source = source
         self._kept: str | None = None
         if isinstance(source, str):
-            _check(source)
+            check_token(source)
 
     @property
     def renewable(self) -> bool:
@@ -35,7 +35,7 @@ class Tokens:
             self._kept = None
             made = self._source()
             token = await made if inspect.isawaitable(made) else made
-            self._kept = _check(token)
+            self._kept = check_token(token)
         return self._kept
 
     def forget(self) -> None:
@@ -43,7 +43,7 @@ class Tokens:
         self._kept = None
 
 
-def _check(token: object) -> str:
+def check_token(token: object) -> str:
     """A token as it can stand in a header. What is wrong is said without showing it."""
     if not isinstance(token, str):
         raise TypeError(f"a token is a string, not {type(token).__name__}")

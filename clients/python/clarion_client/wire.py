@@ -107,6 +107,7 @@ class PresenceList:
     topic: str
     count: int
     members: Sequence[Member]
+    next: str | None = None
     id: Id | None = None
 
 
@@ -248,7 +249,7 @@ def _member(f: _Fields) -> Member:
 
 def _presence(f: _Fields) -> PresenceList:
     members = [_member(member) for member in f.list("members")]
-    return PresenceList(f.text("topic"), f.number("count"), members, f.id())
+    return PresenceList(f.text("topic"), f.number("count"), members, f.text_if("next"), f.id())
 
 
 def _join(f: _Fields) -> Movement:
