@@ -13,11 +13,14 @@ import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import aiohttp
 import msgspec
 import pytest
 
 from clarion_server.listener import listen
 from support.crew import Server, crew, is_running, starting
+from support.redis_shared import shared_servers
+from support.server import serving
 from support.waiting import DEADLINE, until
 from support.wire import Wire, closing, command, connected, wire
 
@@ -120,6 +123,35 @@ async def test_the_workers_are_one_server_but_share_no_chance() -> None:
             assert await server.connections() == [2, 2]
         assert len(set(ids)) == 4
         assert len(set(epochs)) == 2
+
+
+async def test_with_redis_a_publication_reaches_the_clients_of_every_worker() -> None:
+    (redis,) = await shared_servers(1)
+    async with (
+        serving(
+            *("--workers", "2", "--redis", redis.url),
+            CLARION_KEEPALIVE_CLOSE_S="0.3",
+            CLARION_PREFIX="workers",
+        ) as server,
+        connected(server.port) as one,
+        connected(server.port) as two,
+        aiohttp.ClientSession() as backend,
+    ):
+        for client in (one, two):
+            await client.subscribe("a")
+        for number in range(3):
+            async with backend.post(
+                f"http://127.0.0.1:{server.api_port}/v1/publish",
+                json={"topic": "a", "data": number},
+            ) as answer:
+                assert answer.status == 200
+        for client in (one, two):
+            assert [(await client.said("message"))["data"] for _ in range(3)] == [0, 1, 2]
+        server.process.terminate()
+        for client in (one, two):
+            assert await goodbye(client) == 4000
+        async with asyncio.timeout(DEADLINE):
+            assert await server.process.wait() == 0
 
 
 async def test_open_metrics_are_told_of_all_too() -> None:
@@ -256,8 +288,10 @@ async def test_a_second_ctrl_c_ends_at_once() -> None:
         server.process.send_signal(signal.SIGINT)
         assert (await client.goodbye())[0] == 4000  # and the client does not go
         assert server.process.returncode is None
+        start = time.monotonic()
         server.process.send_signal(signal.SIGINT)
         assert await server.ended() == 130
+        assert time.monotonic() - start < 0.9
         assert not any(is_running(pid) for pid in pids.values())
 
 

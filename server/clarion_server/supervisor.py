@@ -199,8 +199,8 @@ class Supervisor:
         """Ends everything at once, since somebody asked twice."""
         self._act(self._crew.to_all(signal.SIGKILL, "interrupted twice"))
         while self._crew.running:
-            self._reap(time.monotonic())
             self._wait(1)
+            self._reap(time.monotonic())
         return 128 + signal.SIGINT
 
 
