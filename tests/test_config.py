@@ -65,7 +65,11 @@ def test_without_a_file_the_server_is_open_and_local() -> None:
     assert config.auth.anonymous
     assert config.host == config.api_host == "127.0.0.1"
     assert config.namespace("news") == Namespace(
-        history_size=100, history_s=300, subscribe="everyone", publish="everyone"
+        history_size=100,
+        history_s=300,
+        subscribe="everyone",
+        publish="everyone",
+        presence="members",
     )
 
 

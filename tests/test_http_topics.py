@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from clarion_fanout.broker import BrokerUnavailable
+from clarion_fanout.presence import PresencePage
 from clarion_server.http_api import topics as http_topics
 from support.private_api import Api, FailingBroker, Subscriber, serving
 
@@ -151,8 +152,63 @@ async def test_history_that_must_be_asked_for_and_cannot_be_had_is_a_503() -> No
 # Presence
 
 
-async def test_no_namespace_keeps_presence(api: Api) -> None:
+async def test_who_is_subscribed_is_told_in_pages(api: Api) -> None:
+    for number in range(5):
+        api.presence.enter("known:a/b", f"c-{number}", b'{"client":"c-%d","user":"x"}' % number)
+    path = "/v1/topics/known:a/b/presence"
+    page = (await api.get(f"{path}?limit=2")).json
+    after = page.pop("next")
+    members = [{"client": f"c-{number}", "user": "x"} for number in range(5)]
+    assert page == {"topic": "known:a/b", "count": 5, "members": members[:2]}
+    page = (await api.get(f"{path}?limit=3&after={after}")).json
+    assert page == {"topic": "known:a/b", "count": 5, "members": members[2:]}
+    assert (await api.get(f"{path}?limit=0")).json["members"] == []
+    assert (await api.get(path)).json["members"] == members
+
+
+async def test_of_a_topic_that_only_counts_the_count_is_told(api: Api) -> None:
+    path = "/v1/topics/counted:a/presence"
+    assert (await api.get(path)).json == {"topic": "counted:a", "count": 0, "members": []}
+    api.presence.enter("counted:a", "c-1", b'{"client":"c-1"}')
+    assert (await api.get(path)).json == {"topic": "counted:a", "count": 1, "members": []}
+
+
+async def test_where_no_presence_is_kept_there_is_none_to_be_told(api: Api) -> None:
     assert (await api.get("/v1/topics/a/presence")).error == (404, "no_presence")
+
+
+@pytest.mark.parametrize("wrong", ["limit=-1", "limit=1001", "limit=x", f"after={'x' * 129}"])
+async def test_a_page_of_members_that_is_none_is_refused(api: Api, wrong: str) -> None:
+    answer = await api.get(f"/v1/topics/known:a/presence?{wrong}")
+    assert answer.error == (400, "bad_request")
+
+
+class Away:
+    """Presence at a shard that does not answer."""
+
+    members = announced = removed = failures = 0
+
+    async def start(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    def enter(self, topic: str, client: str, member: bytes) -> None:
+        pass
+
+    def leave(self, topic: str, client: str) -> None:
+        pass
+
+    async def read(self, topic: str, limit: int, after: str = "") -> PresencePage:
+        raise BrokerUnavailable("no shard", 2500)
+
+
+async def test_presence_that_cannot_be_had_is_a_503() -> None:
+    async with serving(presence=Away()) as api:
+        answer = await api.get("/v1/topics/known:a/presence")
+        assert answer.error == (503, "unavailable")
+        assert answer.headers["Retry-After"] == "3"
 
 
 # The list

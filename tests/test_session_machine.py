@@ -9,15 +9,22 @@ import asyncio
 import json
 from typing import Any
 
+import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from clarion_fanout.broker import BrokerUnavailable, Want
+from clarion_fanout.presence import Keeping
 from clarion_server.options import Limits
 from support.clients import FakeClient
-from support.edges import World, but, turns
+from support.edges import OPEN, World, but, turns
 
+KEEPS: dict[str, Keeping] = {"default": "count", "members": "members", "rooms": "events"}
+NAMESPACES = {
+    name: msgspec.structs.replace(namespace, presence=KEEPS.get(name, "off"))
+    for name, namespace in OPEN.namespaces.items()
+}
 VALID = ("news", "plain:1", "members:1", "rooms:1", "closed:1", "user:ann", "user:bob")
 valid_names = st.just("news") | st.sampled_from(VALID)
 topic_names = valid_names | st.sampled_from([*VALID, "no topic", ""])
@@ -67,7 +74,7 @@ class Conversations(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         limits = Limits(in_flight=3, subscriptions=4, errors=10_000)
-        self.world = World(but(limits=limits), slow=self.slow)
+        self.world = World(but(limits=limits, namespaces=NAMESPACES), slow=self.slow)
         self.run(self.world.__aenter__())
         self.tokens = {
             "ann": self.world.token("ann"),
@@ -213,6 +220,9 @@ class Conversations(RuleBasedStateMachine):
                 places[topic] = (message["epoch"], message["offset"])
             elif op == "unsubscribed":
                 places.pop(topic, None)
+            elif op in ("join", "leave"):
+                assert topic == "rooms:1"
+                assert topic in places
             elif op == "message":
                 epoch, offset = places[topic]  # nothing comes without a subscription
                 if epoch and "offset" in message:
@@ -232,12 +242,34 @@ class Conversations(RuleBasedStateMachine):
         }
         assert known == receivers
 
+    @invariant()
+    def members_are_those_who_are_subscribed(self) -> None:
+        presence = self.world.presence
+        assert presence is not None
+        for topic in VALID:
+            subscribed = {
+                client.session.id
+                for client in self.clients
+                if topic in [each.name for each in client.topics]
+            }
+            page = self.run(presence.read(topic, 10))
+            keeps = self.world.config.namespace(topic).presence
+            assert page.count == (0 if keeps == "off" else len(subscribed))
+            if keeps in ("members", "events"):
+                assert {json.loads(member)["client"] for member in page.members} == subscribed
+
     def teardown(self) -> None:
         self.everything_comes_to_rest()
-        for client in self.clients:
-            if not client.session.over:
-                client.vanishes()
+
+        async def everybody_leaves() -> None:
+            for client in self.clients:
+                if not client.session.over:
+                    client.vanishes()
+
+        self.run(everybody_leaves())
         assert self.world.hub.topics == {}
+        assert self.world.presence is not None
+        assert self.world.presence.members == 0
         assert self.world.slow.attached_topics == set()
         self.run(self.world.__aexit__(None, None, None))
         self.loop.close()

@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, suppress
 
 from clarion_fanout.hub import Hub
 from clarion_fanout.tasks import Tasks
-from clarion_server import brokers, codes, http_api, sockets
+from clarion_server import brokers, codes, http_api, presences, sockets
 from clarion_server.auth import Authenticator
 from clarion_server.auth.keys import KeyRing
 from clarion_server.auth.permissions import Permissions
@@ -79,6 +79,9 @@ class Worker:
             outlet=Outlet(),
             wake=lambda: loop.call_soon(self.hub.flush),
         )
+        self.presence = presences.make(
+            config, worker=self.name, broker=self.broker, feed=self.hub, soon=loop.call_soon
+        )
         self.keys = KeyRing(config.auth)
         self.directory = Directory(self.wheel)
         self.lag = Lag(clock=_clock)
@@ -96,6 +99,7 @@ class Worker:
             tasks=self.tasks,
             now=time.time,
             readiness=self.readiness,
+            presence=self.presence,
         )
         metrics = Metrics(
             counters=self.counters,
@@ -105,6 +109,7 @@ class Worker:
             garbage=self.garbage,
             process=Process(_clock),
             clock=_clock,
+            presence=self.presence,
         )
         self.siblings = Siblings(
             seat=self.seat,
@@ -165,6 +170,9 @@ class Worker:
         stack.push_async_callback(self.keys.close)
         await self.broker.start(self.hub)
         stack.push_async_callback(self.broker.close)
+        if self.presence is not None:
+            await self.presence.start()
+            stack.push_async_callback(self.presence.close)
         stack.push_async_callback(self.tasks.close)
         self.tasks.start(self.keys.run(), "keys")
         self.tasks.start(self.lag.run(), "loop lag")
@@ -184,6 +192,7 @@ class Worker:
             config=self.config,
             broker=self.broker,
             hub=self.hub,
+            presence=self.presence,
             directory=self.directory,
             counters=self.counters,
             readiness=self.readiness,

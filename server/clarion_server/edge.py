@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from clarion_fanout.broker import Broker
 from clarion_fanout.hub import Hub
+from clarion_fanout.presence import Presence
 from clarion_fanout.tasks import Tasks
 from clarion_server.auth import Authenticator
 from clarion_server.auth.keys import KeyRing
@@ -30,6 +31,7 @@ class Edge:
 
     now: Unix time in seconds.
     readiness: of the whole server, which is what a balancer sends clients to.
+    presence: None where no namespace keeps any.
     """
 
     config: Config
@@ -44,6 +46,7 @@ class Edge:
     tasks: Tasks
     now: Callable[[], float]
     readiness: Callable[[], Readiness]
+    presence: Presence | None = None
 
     when_empty: Callable[[], object] | None = None
     """Called when the last client is gone; set when the worker drains."""

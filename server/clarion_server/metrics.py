@@ -60,6 +60,7 @@ class Metrics:
         garbage: Garbage,
         process: Process,
         clock: Callable[[], float],
+        presence: Presence | None = None,
     ) -> None:
         self._counters = counters
         self._hub = hub
@@ -68,6 +69,7 @@ class Metrics:
         self._garbage = garbage
         self._process = process
         self._clock = clock
+        self._presence = presence
 
     async def collected(self) -> list[Metric]:
         """All of them, as of now."""
@@ -77,6 +79,8 @@ class Metrics:
     def _all(self) -> Iterator[Metric]:
         yield from self._connections()
         yield from self._publications()
+        if self._presence is not None:
+            yield from self._members(self._presence)
         yield from self._stops()
         yield from self._resources()
 
@@ -146,6 +150,28 @@ class Metrics:
         )
         yield _counter(
             "replayed", "Publications sent from history to subscribers.", counters.replayed
+        )
+
+    def _members(self, presence: Presence) -> Iterator[Metric]:
+        yield _gauge(
+            "presence_members",
+            "Subscriptions of this worker in topics that keep presence.",
+            presence.members,
+        )
+        yield _counter(
+            "presence_announcements",
+            "Times that it was announced who joined or left.",
+            presence.announced,
+        )
+        yield _counter(
+            "presence_removed",
+            "Members of dead workers that this worker removed.",
+            presence.removed,
+        )
+        yield _counter(
+            "presence_failures",
+            "Times that a shard did not take what was to be told of a topic's members.",
+            presence.failures,
         )
 
     def _stops(self) -> Iterator[Metric]:

@@ -81,6 +81,8 @@ class History(Command, frozen=True, tag="history", kw_only=True):
 
 class Presence(Command, frozen=True, tag="presence", kw_only=True):
     topic: str
+    limit: Annotated[int, Meta(ge=0)] = 1000
+    after: Annotated[str, Meta(max_length=128)] = ""
 
 
 class Refresh(Command, frozen=True, tag="refresh", kw_only=True):
@@ -150,6 +152,20 @@ class HistoryPage(Answer, frozen=True, tag="history", kw_only=True):
     messages: list[Entry]
 
 
+class Member(Struct, frozen=True, omit_defaults=True):
+    """What others get to see of a client."""
+
+    client: str
+    user: str | UnsetType = UNSET
+
+
+class MembersPage(Answer, frozen=True, tag="presence", kw_only=True):
+    topic: str
+    count: int
+    members: list[Raw]
+    next: str | UnsetType = UNSET
+
+
 class Refreshed(Answer, frozen=True, tag="refreshed", kw_only=True):
     expires_ms: int
 
@@ -178,6 +194,7 @@ AnyAnswer: TypeAlias = (
     | Unsubscribed
     | Published
     | HistoryPage
+    | MembersPage
     | Refreshed
     | Pong
     | Failure
@@ -185,7 +202,7 @@ AnyAnswer: TypeAlias = (
 )
 
 encode = msgspec.json.Encoder().encode
-"""An answer as JSON."""
+"""An answer, or a member, as JSON."""
 
 _decode: Callable[[bytes], AnyCommand] = msgspec.json.Decoder(AnyCommand).decode
 

@@ -26,6 +26,7 @@ from msgspec import UNSET, Raw, UnsetType
 from clarion_fanout import payload
 from clarion_fanout.broker import BrokerUnavailable, Page, Want
 from clarion_fanout.hub import Hold, Receiver
+from clarion_fanout.presence import MAX_MEMBERS, Presence
 from clarion_fanout.publication import Draft, PayloadError, Position, Publication
 from clarion_fanout.topics import MAX_TOPIC_BYTES, is_topic, why_not_a_topic
 from clarion_server import codes, protocol
@@ -215,9 +216,7 @@ class Session:
         elif isinstance(command, protocol.History):
             self._history_command(command)
         elif isinstance(command, protocol.Presence):
-            if self._may_subscribe(command.topic, command.id):
-                reason = "presence is not enabled for this topic"
-                self._fail(command.id, Code.NO_PRESENCE, reason, command.topic)
+            self._presence_command(command)
         else:
             self._refresh_command(command, self.identity)
 
@@ -387,6 +386,8 @@ class Session:
 
     def _subscribed(self, topic: str, want: Want, page: Page, id: Id | UnsetType) -> None:
         """Answers, and sends what was missed."""
+        if self._edge.presence is not None:
+            self._enter(topic)
         counters = self._edge.counters
         recovered: bool | UnsetType = UNSET
         if want.since is not None:
@@ -440,6 +441,8 @@ class Session:
             if entry is None:
                 return False
             self._edge.hub.remove(self._client, entry)
+            if not self.over:  # as it may be now: what was pending has found the client gone
+                self._depart([topic])
         self._answer(protocol.Unsubscribed(id=id, topic=topic, reason=reason))
         return True
 
@@ -528,6 +531,58 @@ class Session:
             )
         )
 
+    # Presence
+
+    def _keeper(self, topic: str) -> Presence | None:
+        """Who keeps the presence of a topic, if anybody does."""
+        presence = self._edge.presence
+        if presence is None or self._edge.config.namespace(topic).presence == "off":
+            return None
+        return presence
+
+    def _enter(self, topic: str) -> None:
+        """The client is a member of the topic from now on, if it has any."""
+        presence = self._keeper(topic)
+        if presence is not None:
+            user = None if self.identity is None else self.identity.user
+            member = protocol.Member(self.id, UNSET if user is None else user)
+            presence.enter(topic, self.id, protocol.encode(member))
+
+    def _depart(self, topics: Sequence[str]) -> None:
+        """The client was a member of those that have any."""
+        for topic in topics:
+            presence = self._keeper(topic)
+            if presence is not None:
+                presence.leave(topic, self.id)
+
+    def _presence_command(self, command: protocol.Presence) -> None:
+        topic, id = command.topic, command.id
+        if not self._may_subscribe(topic, id):
+            return
+        presence = self._keeper(topic)
+        if presence is None:
+            self._fail(id, Code.NO_PRESENCE, "the topic's namespace keeps no presence", topic)
+            return
+        self._start(self._presence(presence, command), "presence")
+
+    async def _presence(self, presence: Presence, command: protocol.Presence) -> None:
+        topic, id = command.topic, command.id
+        try:
+            page = await presence.read(topic, min(command.limit, MAX_MEMBERS), command.after)
+        except BrokerUnavailable as error:
+            if not self.over:
+                self._error(id, Code.UNAVAILABLE, str(error), topic, error.retry_ms)
+            return
+        self._answer(
+            protocol.MembersPage(
+                id=id,
+                topic=topic,
+                count=page.count,
+                members=[Raw(member) for member in page.members],
+                next=page.next or UNSET,
+            )
+        )
+
     # The rest
 
     def _refresh_command(self, command: protocol.Refresh, identity: Identity) -> None:
@@ -573,4 +628,8 @@ class Session:
         for joining in (self._joining or {}).values():
             self._edge.hub.release(joining.hold)
         self._joining = None
+        topics: Sequence[str] = ()
+        if self._edge.presence is not None:
+            topics = [topic.name for topic in self._client.topics]
         self._edge.hub.leave(self._client)
+        self._depart(topics)

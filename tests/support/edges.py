@@ -11,8 +11,10 @@ import msgspec
 
 from clarion_fanout.broker import Broker, BrokerUnavailable, Feed, HistoryOptions, Page, Want
 from clarion_fanout.hub import Hub
+from clarion_fanout.presence import Presence
 from clarion_fanout.publication import Draft, Receipt
 from clarion_fanout.tasks import Tasks
+from clarion_server import presences
 from clarion_server.auth import Authenticator, mint, token_claims
 from clarion_server.auth.keys import KeyRing
 from clarion_server.auth.keyset import Key, KeySet, secret_key
@@ -170,7 +172,12 @@ class World:
     """
 
     def __init__(
-        self, config: Config = OPEN, *, slow: bool = False, keys: KeyRing | None = None
+        self,
+        config: Config = OPEN,
+        *,
+        slow: bool = False,
+        keys: KeyRing | None = None,
+        presence: Presence | None = None,
     ) -> None:
         self.config = config
         self.now = NOW
@@ -178,6 +185,13 @@ class World:
         self.slow = SlowBroker(self.memory)
         self.broker: Broker = self.slow if slow else self.memory
         self.hub = Hub(broker=self.broker, outlet=Outlet(), wake=self._wake)
+        self.presence = presence or presences.make(
+            config,
+            worker="w",
+            broker=self.memory,
+            feed=self.hub,
+            soon=lambda call: asyncio.get_running_loop().call_soon(call),
+        )
         self.keys = keys or KeyRing(config.auth)
         self.counters = Counters()
         self.tasks = Tasks()
@@ -194,6 +208,7 @@ class World:
             tasks=self.tasks,
             now=lambda: self.now,
             readiness=lambda: Readiness(True, []),
+            presence=self.presence,
         )
         self._clients = 0
 

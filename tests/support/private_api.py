@@ -17,6 +17,8 @@ from yarl import URL
 from clarion_fanout.broker import Broker, BrokerUnavailable, Feed, HistoryOptions, Page, Want
 from clarion_fanout.hub import Form, Hub, Receiver, Topic
 from clarion_fanout.memory import MemoryBroker
+from clarion_fanout.memory_presence import MemoryPresence
+from clarion_fanout.presence import Presence
 from clarion_fanout.publication import Draft, Publication, Receipt
 from clarion_fanout.tasks import Tasks
 from clarion_server import http_api
@@ -35,6 +37,8 @@ KEY = "a key of sixteen characters or more"
 NAMESPACES: Mapping[str, Namespace] = {
     "default": Namespace(history_size=10_000),
     "bare": Namespace(history_size=0),
+    "counted": Namespace(presence="count"),
+    "known": Namespace(presence="members"),
 }
 
 
@@ -151,7 +155,9 @@ class Answer:
 class Api:
     """A running private API and the parts behind it."""
 
-    def __init__(self, config: Config, broker: Broker | None) -> None:
+    def __init__(
+        self, config: Config, broker: Broker | None, presence: Presence | None = None
+    ) -> None:
         self.config = config
         self.broker = broker or MemoryBroker(
             history=lambda topic: (
@@ -163,6 +169,11 @@ class Api:
         )
         self.flushes: list[None] = []
         self.hub = Hub(broker=self.broker, outlet=NoBulk(), wake=lambda: self.flushes.append(None))
+        self.presence = presence or MemoryPresence(
+            keeps=lambda topic: config.namespace(topic).presence,
+            feed=self.hub,
+            wake=lambda: None,
+        )
         self.clients = Clients()
         self.counters = Counters()
         self.reasons: list[str] = []
@@ -185,6 +196,7 @@ class Api:
             config=self.config,
             broker=self.broker,
             hub=self.hub,
+            presence=self.presence,
             directory=self.clients,
             counters=self.counters,
             readiness=lambda: Readiness(not self.reasons, self.reasons),
@@ -252,10 +264,11 @@ def _has_body(answer: bytes) -> bool:
 async def serving(
     config: Config | None = None,
     broker: Broker | None = None,
+    presence: Presence | None = None,
     idle_seconds: float = http_api.IDLE_SECONDS,
 ) -> AsyncIterator[Api]:
     """Runs the private API; without `config`, with a key and the namespaces above."""
-    api = Api(config or Config(api_keys=(KEY,), namespaces=NAMESPACES), broker)
+    api = Api(config or Config(api_keys=(KEY,), namespaces=NAMESPACES), broker, presence)
     runner = http_api.runner(api.application(), api.config, idle_seconds)
     await api.broker.start(api.hub)
     await runner.setup()

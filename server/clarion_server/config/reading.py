@@ -38,6 +38,7 @@ DEVELOPMENT_DEFAULTS: Mapping[str, object] = {
     f"namespaces.{DEFAULT_NAMESPACE}.history_size": 100,
     f"namespaces.{DEFAULT_NAMESPACE}.subscribe": "everyone",
     f"namespaces.{DEFAULT_NAMESPACE}.publish": "everyone",
+    f"namespaces.{DEFAULT_NAMESPACE}.presence": "members",
 }
 """Defaults that are others in development."""
 

@@ -20,6 +20,7 @@ from aiohttp.typedefs import Middleware
 
 from clarion_fanout.broker import Broker, BrokerUnavailable
 from clarion_fanout.hub import Hub
+from clarion_fanout.presence import Presence
 from clarion_server.board import Readiness
 from clarion_server.codes import Code
 from clarion_server.counters import Counters
@@ -55,6 +56,7 @@ def build(
     config: Config,
     broker: Broker,
     hub: Hub,
+    presence: Presence | None,
     directory: Directory,
     counters: Counters,
     readiness: Callable[[], Readiness],
@@ -74,7 +76,7 @@ def build(
     public_port: where it is not `config.port`: that may be 0, for any that is free.
     """
     publisher = Publisher(limits=config.limits, broker=broker, counters=counters)
-    reader = TopicReader(config=config, broker=broker, hub=hub)
+    reader = TopicReader(config=config, broker=broker, hub=hub, presence=presence)
     control = ClientControl(limits=config.limits, directory=directory)
     about = About(
         config=config,

@@ -13,7 +13,14 @@ from clarion_server.http_api.clients import DisconnectBody, SubscriptionBody, To
 from clarion_server.http_api.errors import Failure
 from clarion_server.http_api.info import Alive, Info, Ready
 from clarion_server.http_api.publish import Batch, Broadcast, Message, Published, Results
-from clarion_server.http_api.topics import History, HistoryQuery, Topics, TopicsQuery
+from clarion_server.http_api.topics import (
+    History,
+    HistoryQuery,
+    Members,
+    PresenceQuery,
+    Topics,
+    TopicsQuery,
+)
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -37,6 +44,11 @@ Oldest first, from the oldest that is kept, or from behind the position `since_e
 `since_offset`; with `reverse` newest first, from the newest or from before that position. A page
 may be shorter than `limit` when messages are large; the next one begins behind the offset of its
 last message, until that is `offset` (with `reverse`: until a page is empty)."""
+
+_PRESENCE = """\
+A member is a connection that is subscribed; a user may be there several times. `limit=0` asks for
+the count alone, which costs the same for any number of members. Who walks through the pages meets
+each member once that is there all the time."""
 
 
 class Operation(NamedTuple):
@@ -91,9 +103,11 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ),
     ("get", "/v1/topics/{topic}/presence"): Operation(
         "Who is in a topic",
-        None,
+        Members,
+        text=_PRESENCE,
+        query=PresenceQuery,
         topic=True,
-        errors={404: "The topic's namespace keeps no presence.", **_BAD},
+        errors={404: "The topic's namespace keeps no presence.", **_BAD, **_BROKER},
     ),
     ("post", "/v1/disconnect"): Operation("Disconnect clients", Touched, body=DisconnectBody),
     ("post", "/v1/subscribe"): Operation("Subscribe clients", Touched, body=SubscriptionBody),
@@ -137,7 +151,7 @@ def document() -> bytes:
     paths: dict[str, Schema] = {}
     for (method, path), operation in OPERATIONS.items():
         paths.setdefault(path, {})[method] = _operation(operation, table, components)
-    for query in (HistoryQuery, TopicsQuery):
+    for query in (HistoryQuery, PresenceQuery, TopicsQuery):
         del components[query.__name__]  # they are parameters, one by one
     whole: Schema = {
         "openapi": "3.1.0",

@@ -11,11 +11,13 @@ from aiohttp import web
 
 from clarion_fanout.broker import Broker, Want
 from clarion_fanout.hub import Hub
+from clarion_fanout.presence import MAX_MEMBERS, Presence
 from clarion_fanout.publication import Position, Publication
 from clarion_server.codes import Code
 from clarion_server.http_api.bodies import TopicName, TopicStart, checked, query
 from clarion_server.http_api.errors import Refusal, answer
 from clarion_server.options import Config
+from clarion_server.protocol import Member
 
 HISTORY_BYTES = 8 * 1024 * 1024
 """Of `data` in one answer, about: what the largest request takes by default. A page that is cut
@@ -58,6 +60,26 @@ class History(msgspec.Struct, frozen=True):
     complete: bool
 
 
+class PresenceQuery(msgspec.Struct, frozen=True):
+    """How many members are wanted, and behind which: `after` is the `next` of the page before."""
+
+    limit: Annotated[int, msgspec.Meta(ge=0, le=MAX_MEMBERS)] = MAX_MEMBERS
+    after: Annotated[str, msgspec.Meta(max_length=128)] = ""
+
+
+class Members(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who is subscribed to a topic, at any worker.
+
+    count: all of them. members: those of this page; none where only the count is kept.
+    next: the `after` of the next page, if there is one.
+    """
+
+    topic: TopicName
+    count: int
+    members: list[Member]
+    next: str | msgspec.UnsetType = msgspec.UNSET
+
+
 class TopicsQuery(msgspec.Struct, frozen=True):
     """Which topics are wanted: those that start with `prefix` and sort behind `after`."""
 
@@ -83,9 +105,12 @@ class Topics(msgspec.Struct, frozen=True, omit_defaults=True):
 class TopicReader:
     """The handlers of `/v1/topics...`."""
 
-    def __init__(self, *, config: Config, broker: Broker, hub: Hub) -> None:
+    def __init__(
+        self, *, config: Config, broker: Broker, hub: Hub, presence: Presence | None
+    ) -> None:
         self._config = config
         self._broker = broker
+        self._presence = presence
         self._hub = hub
 
     async def history(self, request: web.Request) -> web.Response:
@@ -109,8 +134,13 @@ class TopicReader:
 
     async def presence(self, request: web.Request) -> web.Response:
         topic = checked(request.match_info["topic"])
-        text = "the topic's namespace keeps no presence"
-        raise Refusal(404, Code.NO_PRESENCE, text, topic=topic)
+        wanted = query(request, PresenceQuery)
+        if self._presence is None or self._config.namespace(topic).presence == "off":
+            text = "the topic's namespace keeps no presence"
+            raise Refusal(404, Code.NO_PRESENCE, text, topic=topic)
+        page = await self._presence.read(topic, wanted.limit, wanted.after)
+        members = _members(b"[%b]" % b",".join(page.members))
+        return answer(Members(topic, page.count, members, page.next or msgspec.UNSET))
 
     async def topics(self, request: web.Request) -> web.Response:
         wanted = query(request, TopicsQuery)
@@ -144,6 +174,9 @@ class TopicReader:
             first.sort()
             del first[count:]
         return first
+
+
+_members = msgspec.json.Decoder(list[Member]).decode
 
 
 def _since(wanted: HistoryQuery) -> Position | None:
