@@ -113,7 +113,7 @@ class Client:
         self._engine: Engine | None = None
 
     def __repr__(self) -> str:
-        return f"<Client {self._target.url}, {self.state.phase.value}>"
+        return f"<Client {self._target.shown}, {self.state.phase.value}>"
 
     # The life of a client
 
@@ -161,15 +161,16 @@ class Client:
         """Messages of these topics, from now on.
 
         since: from behind this position instead; for several topics, from those of a mapping.
-        last: the newest so many of the history come first. on_lost: what to do where messages are
-        lost; see `Subscription`. buffer, when_full: instead of the client's.
+        last: the newest so many of the history come first, of topics without a position. on_lost:
+        what to do where messages are lost; see `Subscription`. buffer, when_full: instead of the
+        client's.
 
         A topic that this client has subscribed already is shared: the second subscription gets what
         comes from now on, and may say neither `since` nor `last` for it.
         """
         if not topics:
             raise ValueError("subscribe to which topics?")
-        wishes = _wishes(topics, since)
+        wishes = _wishes(topics, since, last)
         engine = self._open_engine()
         mailbox = self._mailbox(buffer, when_full)
         for topic in topics:
@@ -261,12 +262,24 @@ class Client:
         ]
         return History(page.topic, Position(page.epoch, page.offset), messages)
 
-    async def presence(self, topic: str, *, answer_s: float | None = None) -> Presence:
-        """Who is subscribed to a topic whose namespace keeps presence. Raises `Refused`."""
-        present = await self._ask(
-            lambda id: wire.encode("presence", id, topic=topic), wire.PresenceList, True, answer_s
+    async def presence(
+        self,
+        topic: str,
+        *,
+        limit: int | None = None,
+        after: str | None = None,
+        answer_s: float | None = None,
+    ) -> Presence:
+        """Who is subscribed to a topic whose namespace keeps presence. Raises `Refused`.
+
+        A page has at most `limit` members (1,000, which is the most); its `next` is the `after` of
+        the one that follows. A limit of 0 asks for the count alone.
+        """
+        fields: dict[str, object] = {"topic": topic, "limit": limit, "after": after}
+        page = await self._ask(
+            lambda id: wire.encode("presence", id, **fields), wire.PresenceList, True, answer_s
         )
-        return Presence(present.topic, present.count, list(present.members))
+        return Presence(page.topic, page.count, list(page.members), page.next)
 
     async def _ask(
         self,
@@ -299,13 +312,15 @@ class Client:
         return Mailbox(limit, policy, lasting=lasting)
 
 
-def _wishes(topics: tuple[str, ...], since: Since) -> Mapping[str, Position]:
+def _wishes(topics: tuple[str, ...], since: Since, last: int) -> Mapping[str, Position]:
     """The positions to begin behind, by topic."""
     if since is None:
         return {}
     if isinstance(since, Position):
         if len(topics) != 1:
             raise ValueError("a position belongs to one topic; for several, pass a mapping")
+        if last:
+            raise ValueError("since or last, not both")
         return {topics[0]: since}
     return since
 

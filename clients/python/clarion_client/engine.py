@@ -371,7 +371,7 @@ class Engine:
     def _show(self, state: State) -> None:
         self._changed.set()
         if state.phase is Phase.BACKING_OFF:
-            log.warning("%s: %s; again in %.1f s", self._target.url, state.why, state.retry_s)
+            log.warning("%s: %s; again in %.1f s", self._target.shown, state.why, state.retry_s)
         elif state.phase is Phase.CLOSED:
             for mailbox in {box for boxes in self._boxes.values() for box in boxes}:
                 mailbox.end(state.error and Closed(*state.error.args))

@@ -134,11 +134,15 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """Who is there. count: how many, also where `members` is not a list of them all."""
+    """Who is there. count: how many, at all servers. members: a page of them.
+
+    next: what to pass as `after` for the next page; None: this is the last.
+    """
 
     topic: str
     count: int
     members: list[Member]
+    next: str | None = None
 
 
 class Phase(Enum):

@@ -42,6 +42,11 @@ class Target:
     ssl: ssl_module.SSLContext | None
     proxy: str | bool
 
+    @property
+    def shown(self) -> str:
+        """The URL for logs: a query may hold what is nobody's business."""
+        return self.url.partition("?")[0]
+
 
 class Listener(Protocol):
     """Who is told."""
@@ -185,7 +190,7 @@ async def _open(target: Target, token: str | None) -> ClientConnection:
         raise _Refused(why, status, retry_s, final) from None
     if socket.subprotocol != SUBPROTOCOL:
         await socket.close(1002, "clarion.v1 was offered, and not taken")
-        text = f"{target.url} is a WebSocket, and not of a Clarion server: no {SUBPROTOCOL}"
+        text = f"{target.shown} is a WebSocket, and not of a Clarion server: no {SUBPROTOCOL}"
         raise _Refused(text, 101, None, final=True)
     return socket
 
