@@ -170,8 +170,11 @@ async def test_a_whole_move_loses_nothing_of_what_was_kept(worker: Open) -> None
         assert [each.data for each in page.publications] == [b"3", b"4", b"5"]
 
 
-async def test_who_does_not_know_of_the_move_is_refused_and_loses_nothing(worker: Open) -> None:
+async def test_who_does_not_know_of_the_move_is_refused_and_tells_its_subscribers(
+    worker: Open,
+) -> None:
     before, moving = await worker("before"), await worker("moving")
+    await before.follow(*TOPICS)
     for topic in (topic for topic in TOPICS if topic.startswith("kept:")):
         await before.publish(topic, b"1")
         await moving.publish(topic, b"2")
@@ -181,6 +184,8 @@ async def test_who_does_not_know_of_the_move_is_refused_and_loses_nothing(worker
         page = await moving.broker.read(topic, Want())
         expected = [b"1", b"2"] if moved else [b"1", b"2", b"3"]
         assert [each.data for each in page.publications] == expected
+        if moved:
+            await until(lambda: any(each.topic == topic for each in before.feed.losses()))  # noqa: B023
     assert any(moving.broker.shards.other(topic) for topic in TOPICS), "no topic moves"
 
 

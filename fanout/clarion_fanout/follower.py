@@ -178,6 +178,13 @@ class Follower:
             return
         self._drain()
 
+    def lose(self, reason: str) -> None:
+        """What was published after the position cannot be had."""
+        if self.state is State.BEHIND:
+            self._waiting.clear()
+            self._desk.dispatch(Loss(self.topic, self.position, reason))
+            self._drain()
+
     def _move(self, epoch: str, offset: int) -> None:
         self.epoch = epoch
         self.offset = offset

@@ -617,7 +617,9 @@ class RedisBroker:
         for follower, page in zip(followers, await self._pages(wants), strict=True):
             if self._listeners.get(follower.topic) is not follower:
                 continue
-            if isinstance(page, BrokerUnavailable):
+            if isinstance(page, _Sealed):
+                follower.lose("the topic has moved to a shard that this server does not know")
+            elif isinstance(page, BrokerUnavailable):
                 self._behind[follower] = None
                 done = False
             else:
@@ -712,6 +714,10 @@ class _Plain:
         return future
 
 
+class _Sealed(BrokerUnavailable):
+    """The stream has moved to a shard that is not in our configuration."""
+
+
 class _Nobody:
     """Listens to a channel that is about to be given up."""
 
@@ -762,6 +768,8 @@ def _receipt(step: Step, reply: Reply | BrokerUnavailable) -> Receipt | BrokerUn
 def _page(topic: str, reply: Reply | BrokerUnavailable) -> Page | BrokerUnavailable:
     if isinstance(reply, BrokerUnavailable):
         return reply
+    if reply == b"SEALED":
+        return _Sealed("the topic has moved to a shard that this server does not know")
     if not isinstance(reply, list):
         return BrokerUnavailable(f"the topic's shard answered {reply}")
     mark, offset, complete, entries = cast("tuple[bytes, int, int, list[list[bytes]]]", reply)
