@@ -17,8 +17,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from clarion_fanout.presence import PresencePage
-from support.brokers import Recorder
-from support.presences import FACTORIES, OpenedPresence, PresenceFactory, member, news
+from support.presences import FACTORIES, OpenedPresence, PresenceFactory, believed, member
 from support.waiting import until
 
 KEPT = ("members:a", "events:a")
@@ -39,17 +38,6 @@ async def worker(factory: PresenceFactory) -> OpenedPresence:
 
 def clients(first: int, last: int) -> list[str]:
     return [f"c-{number:04}" for number in range(first, last)]
-
-
-def believed(feed: Recorder, topic: str) -> set[bytes]:
-    """Whom somebody takes for members who goes by announcements alone."""
-    members: set[bytes] = set()
-    for op, shown in news(feed, topic):
-        if op == "join":
-            members.add(shown)
-        else:
-            members.discard(shown)
-    return members
 
 
 # Reading

@@ -4,7 +4,7 @@
 -- KEYS  1 leases   2 counts
 -- ARGV  1 worker   2 how many members it has; '': it only asks
 --       3 ms of its lease   4 ms that everything is kept without another call
--- Returns {members of all workers, workers whose lease had ended}.
+-- Returns {members of all workers, if it only asks; members of dead workers that were removed}.
 --
 -- Leases is a sorted set: a worker, and when its lease ends by this server's clock, ms. Counts is
 -- a hash: a worker, and how many members it has.
@@ -12,10 +12,13 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local dead = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)
-if #dead > 0 then
-  redis.call('ZREM', KEYS[1], unpack(dead))
-  redis.call('HDEL', KEYS[2], unpack(dead))
+local removed = 0
+for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)) do
+  if dead ~= ARGV[1] then
+    removed = removed + (redis.call('HGET', KEYS[2], dead) or 0)
+  end
+  redis.call('HDEL', KEYS[2], dead)
+  redis.call('ZREM', KEYS[1], dead)
 end
 
 if ARGV[2] == '0' then
@@ -34,4 +37,4 @@ if ARGV[2] == '' then
     count = count + members
   end
 end
-return {count, #dead}
+return {count, removed}

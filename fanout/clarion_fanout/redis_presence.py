@@ -289,7 +289,8 @@ class RedisPresence:
     async def _count(self, topic: str) -> PresencePage:
         arguments = (self._house.worker, b"", 0, 0)
         packed = PRESENCE_COUNT.packed(count_keys(self._keys, topic), arguments)
-        count, _ = cast("list[int]", await self._ask(topic, packed))
+        count, removed = cast("list[int]", await self._ask(topic, packed))
+        self.removed += removed
         return PresencePage(count)
 
     async def _page(self, topic: str, limit: int, after: str) -> PresencePage:

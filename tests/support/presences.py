@@ -53,6 +53,17 @@ def news(feed: Recorder, topic: str) -> list[tuple[str, bytes]]:
     return [(each.op, each.data) for each in feed.of(topic)]
 
 
+def believed(feed: Recorder, topic: str) -> set[bytes]:
+    """Whom somebody takes for members who goes by announcements alone."""
+    members: set[bytes] = set()
+    for op, shown in news(feed, topic):
+        if op == "join":
+            members.add(shown)
+        else:
+            members.discard(shown)
+    return members
+
+
 class OpenedPresence(NamedTuple):
     """A worker: its presence, started, and what it is fed."""
 
