@@ -6,12 +6,9 @@ Publishing     One script gives the offset, appends to the stream and publishes 
                Of drafts that are sent together one may fail and the next succeed; where that must
                not be, as in the inbox, each names the one before it (`Step`).
 Following      A `Follower` for each attached topic feeds the next offset at once. Whatever else
-               comes makes it ask for a page of the stream. After an interruption all positions of
-               the shard are checked, 1,000 a question; and all in turn every `CHECK_SECONDS`, which
-               finds what no payload told: data that vanished, a publication that was not pushed.
-Reading        At most one question for a topic is on its way. Those who ask meanwhile share the
-               next one, whatever positions they resume from: thousands that come back to a topic
-               together cost two.
+               comes makes it ask for a page of the stream, which the `Mender` gets.
+Reading        A fresh subscription of a topic that is followed, and a client that missed nothing,
+               are answered from what the follower knows; all else by the `Reader`.
 Quick          What a backend publishes itself on a topic's channel is checked and fed, without a
                position.
 """
@@ -21,12 +18,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias, cast
-
-import hiredis
 
 from clarion_fanout import payload as payloads
 from clarion_fanout.broker import BrokerUnavailable, Feed, HistoryOptions, Page, Want
@@ -41,7 +34,9 @@ from clarion_fanout.publication import (
     Receipt,
 )
 from clarion_fanout.redis_keys import Keys
-from clarion_fanout.redis_scripts import PUBLISH, PUBLISH_ONCE, READ
+from clarion_fanout.redis_mender import Mender
+from clarion_fanout.redis_reader import NOT_HERE, POSITION_SECONDS, RETRIES, Epochs, Reader
+from clarion_fanout.redis_scripts import PUBLISH, PUBLISH_ONCE
 from clarion_fanout.redis_shard import Shard
 from clarion_fanout.redis_shards import Shards
 from clarion_fanout.redis_wire import Reply, pack
@@ -49,34 +44,12 @@ from clarion_fanout.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
-POSITION_SECONDS = 24 * 3600
-"""How long a topic's position outlives its last publication, so that a client which missed
-nothing resumes as recovered. A day covers a laptop closed overnight."""
-
 CHECK_SECONDS = 30.0
 """Every attached topic's position is compared so often: 100,000 topics are 3,300 small questions a
 second, 2 % of a core here and less in Redis."""
 
-CHECKED = 1000
-"""Positions of one question, a piece of work of some 5 ms."""
-
-PAGE = 500
-"""Publications of one page that fills a gap; what a gap needs beyond it takes another."""
-
-PAGES = 100
-"""Gaps that are filled together."""
-
-PATIENCE_SECONDS = 1.0
-"""How long a publication that a check has found may still be on its way to us."""
-
 ARRIVAL_SECONDS = 0.05
-"""Likewise, where somebody waits for it."""
-
-RETRIES = 5
-"""How often a draft is sent again after an answer that says that it was not executed."""
-
-_NOT_HERE = (b"SEALED", b"EMPTY")
-"""A topic is moving to another shard, where it can be had by asking again; see `redis_moving`."""
+"""How long a publication that somebody waits for may be on its way to us, before it is fetched."""
 
 _MEMBERS = {b">": Arrival, b"<": Departure}
 """What a payload about a member begins with; see presence.lua."""
@@ -117,42 +90,45 @@ class RedisBroker:
         self._key_ms = max(1, int(key_seconds * 1000))
         self._data_bytes = data_bytes
         self._timeout_s = timeout_s
-        self._check_seconds = check_seconds
         self._publish = b"SPUBLISH" if shards.sharded else b"PUBLISH"
         self._tasks = Tasks()
+        self._epochs = Epochs()
         self._feed: Feed | None = None
-        self._epochs = secrets.token_urlsafe(6)  # 48 bits: no two processes share them
-        self._epoch_count = 0
         self._listeners: dict[str, Follower | _Plain] = {}
-        self._queued: dict[str, dict[Want, list[asyncio.Future[Page]]]] = {}
-        self._flying: set[str] = set()
-        self._take_off = False
-        self._behind: dict[Follower, None] = {}
-        self._doubtful: dict[Follower, None] = {}
-        self._mending: set[str] = set()
-        self._mend_soon = False
-        self.gaps = 0
-        """Times that a follower asked for what it had missed."""
-        self.repaired = 0
-        """Publications that came so."""
+        self.reader = Reader(
+            shards,
+            keys=keys,
+            history=history,
+            now=now,
+            epochs=self._epochs,
+            tasks=self._tasks,
+            listening=self._listeners.__contains__,
+            confirmed=self._confirmed_follower,
+        )
+        self.mender = Mender(
+            shards,
+            keys=keys,
+            reader=self.reader,
+            tasks=self._tasks,
+            check_seconds=check_seconds,
+            followers=self._followers,
+            is_current=lambda follower: self._listeners.get(follower.topic) is follower,
+        )
         self.quick = 0
         """Publications that backends published past our API, of topics we listen to."""
         self.quick_refused = 0
         """Likewise, which were not JSON, or too large."""
-        self.reads = 0
-        """Questions to streams."""
-        self.checks = 0
-        """Positions that were compared."""
 
     async def start(self, feed: Feed) -> None:
         self._feed = feed
         self.shards.on_move = self._follow_elsewhere
         await self.shards.start(self._tasks)
-        self._tasks.start(self._check_in_turn(), "position checks")
+        self.mender.start()
 
     async def close(self) -> None:
         self._feed = None
         await self._tasks.close()
+        self.reader.close()
         await self.shards.close()
 
     # Publishing
@@ -218,10 +194,9 @@ class RedisBroker:
         if options is not None:
             keys = [self._keys.meta(topic), self._keys.stream(topic), *names]
             kept = max(1, int(options.seconds * 1000))
-            self._epoch_count += 1
             arguments = (
                 channel, data, now, options.size, kept, kept + POSITION_SECONDS * 1000,
-                self.shards.of(topic).reign, fresh, f"{self._epochs}{self._epoch_count:x}",
+                self.shards.of(topic).reign, fresh, self._epochs.fresh(),
                 self._publish, key_ms, int(self.shards.begins(topic)),
             )  # fmt: skip
             return PUBLISH.packed(keys, arguments)
@@ -286,7 +261,7 @@ class RedisBroker:
             return Page(None, ())
         if self._feed is None:
             raise BrokerUnavailable("the broker is closed")
-        page = await self._ask(topic, want)
+        page = await self.reader.ask(topic, want)
         follower = self._listeners.get(topic)
         if isinstance(follower, Follower) and follower.state is not State.BLIND:
             await self._reach(follower, page.position)
@@ -318,141 +293,6 @@ class RedisBroker:
         except TimeoutError:
             raise BrokerUnavailable("the topic's history could not be read in time") from None
 
-    def _ask(self, topic: str, want: Want) -> asyncio.Future[Page]:
-        future: asyncio.Future[Page] = asyncio.get_running_loop().create_future()
-        self._queued.setdefault(topic, {}).setdefault(want, []).append(future)
-        if not self._take_off and topic not in self._flying:
-            self._take_off = True
-            asyncio.get_running_loop().call_soon(self._fly)
-        return future
-
-    def _fly(self) -> None:
-        """Sends everything that was asked in this turn of the loop."""
-        self._take_off = False
-        topics = [topic for topic in self._queued if topic not in self._flying]
-        by_shard: dict[str, list[str]] = defaultdict(list)
-        for topic in topics:
-            try:
-                by_shard[self.shards.of(topic).name].append(topic)
-            except BrokerUnavailable as error:
-                _fail(self._queued.pop(topic), error)
-        for group in by_shard.values():
-            self._flying.update(group)
-            asked = {topic: self._queued.pop(topic) for topic in group}
-            self._tasks.start(self._flight(asked), "read streams")
-
-    async def _flight(self, asked: dict[str, dict[Want, list[asyncio.Future[Page]]]]) -> None:
-        """Asks one shard about streams, once for each topic where that is possible."""
-        questions: list[tuple[str, Want, list[Want]]] = []
-        confirmed: dict[str, tuple[Follower, int]] = {}
-        for topic, wants in asked.items():
-            questions += [(topic, want, shared) for want, shared in _merged(list(wants))]
-            follower = self._listeners.get(topic)
-            if isinstance(follower, Follower) and self._is_confirmed(topic):
-                confirmed[topic] = (follower, follower.confirmations)
-        try:
-            pages = await self._pages([(topic, want, False) for topic, want, _ in questions])
-        except BaseException:
-            for wants in asked.values():
-                _fail(wants, BrokerUnavailable("the server is ending"))
-            raise
-        finally:
-            self._flying.difference_update(asked)
-        unmerged: list[tuple[str, Want]] = []
-        for (topic, want, shared), page in zip(questions, pages, strict=True):
-            if isinstance(page, BrokerUnavailable):
-                for each in shared:
-                    _fail({each: asked[topic][each]}, page)
-                continue
-            if topic in confirmed and page.position is not None:
-                follower, confirmations = confirmed[topic]
-                if follower.state is State.BLIND and follower.confirmations == confirmations:
-                    follower.begin(page.position)
-            for each in shared:
-                part = _part(page, want, each)
-                if part is None:
-                    unmerged.append((topic, each))
-                    continue
-                for future in asked[topic][each]:
-                    if not future.done():
-                        future.set_result(part)
-        if unmerged:
-            await self._fly_alone(unmerged, asked)
-        if any(topic not in self._flying for topic in self._queued) and not self._take_off:
-            self._fly()
-
-    async def _fly_alone(
-        self,
-        wants: list[tuple[str, Want]],
-        asked: dict[str, dict[Want, list[asyncio.Future[Page]]]],
-    ) -> None:
-        """Asks what could not be answered from a page for several."""
-        for start in range(0, len(wants), PAGES):
-            part = wants[start : start + PAGES]
-            pages = await self._pages([(topic, want, False) for topic, want in part])
-            for (topic, want), page in zip(part, pages, strict=True):
-                if isinstance(page, BrokerUnavailable):
-                    _fail({want: asked[topic][want]}, page)
-                    continue
-                for future in asked[topic][want]:
-                    if not future.done():
-                        future.set_result(page)
-
-    async def _pages(
-        self, questions: Sequence[tuple[str, Want, bool]], tries: int = RETRIES
-    ) -> list[Page | BrokerUnavailable]:
-        """Reads streams; of each, whether a follower asks (see read.lua)."""
-        now = self._now()
-        commands: list[tuple[str, bytes]] = []
-        pages: list[Page | BrokerUnavailable | None] = [None] * len(questions)
-        for place, (topic, want, follows) in enumerate(questions):
-            try:
-                commands.append((topic, self._read(topic, want, follows, now)))
-            except BrokerUnavailable as error:
-                pages[place] = error
-        self.reads += len(commands)
-        replies = iter(await self.shards.send(commands))
-        again: list[int] = []
-        for place, (topic, _, _) in enumerate(questions):
-            if pages[place] is None:
-                reply = next(replies)
-                if reply in _NOT_HERE and tries > 1:
-                    again.append(place)
-                else:
-                    pages[place] = _page(topic, reply)
-        if again:
-            found = await self._pages([questions[place] for place in again], tries - 1)
-            for place, page in zip(again, found, strict=True):
-                pages[place] = page
-        return cast("list[Page | BrokerUnavailable]", pages)
-
-    def _read(self, topic: str, want: Want, follows: bool, now: int) -> bytes:
-        options = self._history(topic)
-        assert options is not None, "topics without history are not asked about"
-        kept = int(options.seconds * 1000)
-        self._epoch_count += 1
-        if want.since is not None:
-            what: tuple[str | int, str | int, int] = (
-                "follow" if follows else "since",
-                want.since.epoch,
-                want.since.offset,
-            )
-        elif want.last:
-            what = ("last", want.last, 0)
-        else:
-            what = ("none" if want.limit == 0 else "all", 0, 0)
-        arguments = (
-            *what,
-            -1 if want.limit is None else want.limit,
-            int(want.reverse),
-            now - kept,
-            f"{self._epochs}{self._epoch_count:x}",
-            self.shards.of(topic).reign,
-            kept + POSITION_SECONDS * 1000 if topic in self._listeners else 0,
-            int(self.shards.begins(topic)),
-        )
-        return READ.packed([self._keys.meta(topic), self._keys.stream(topic)], arguments)
-
     # Following
 
     def attach(self, topic: str) -> bool:
@@ -477,7 +317,7 @@ class RedisBroker:
                 while isinstance(listener, Follower) and listener.state is State.BLIND:
                     # What is fed begins at the position that the stream has now. Again, should
                     # the subscription have been interrupted meanwhile.
-                    await self._ask(topic, Want(limit=0))
+                    await self.reader.ask(topic, Want(limit=0))
         except TimeoutError:
             raise BrokerUnavailable("the topic's shard does not answer") from None
 
@@ -551,131 +391,19 @@ class RedisBroker:
             del self._listeners[topic]
 
     def behind(self, follower: Follower) -> None:
-        self._behind[follower] = None
-        self._mend()
+        self.mender.behind(follower)
 
     def doubtful(self, follower: Follower) -> None:
-        self._doubtful[follower] = None
-        self._mend()
+        self.mender.doubtful(follower)
 
-    def _mend(self) -> None:
-        if not self._mend_soon:
-            self._mend_soon = True
-            asyncio.get_running_loop().call_soon(self._start_mending)
+    def _followers(self) -> Iterator[Follower]:
+        return (each for each in self._listeners.values() if isinstance(each, Follower))
 
-    def _start_mending(self) -> None:
-        """Begins to mend at each shard where there is something to mend and nobody does it."""
-        self._mend_soon = False
-        for follower in [*self._behind, *self._doubtful]:
-            try:
-                name = self.shards.of(follower.topic).name
-            except BrokerUnavailable:
-                name = ""
-            if name not in self._mending and self._feed is not None:
-                self._mending.add(name)
-                self._tasks.start(self._mend_shard(name), f"mend shard {name}")
-
-    async def _mend_shard(self, name: str) -> None:
-        """Fills gaps and checks positions at one shard until there is nothing left to do."""
-        try:
-            while True:
-                behind = self._part_of(self._behind, name, PAGES)
-                doubtful = [] if behind else self._part_of(self._doubtful, name, CHECKED)
-                if not behind and not doubtful:
-                    return
-                done = await (self._fill(behind) if behind else self._check(doubtful))
-                if not done:
-                    # The shard is away. What it says when it is back is all that is needed.
-                    await asyncio.sleep(PATIENCE_SECONDS / 4)
-        finally:
-            self._mending.discard(name)
-
-    def _part_of(self, followers: dict[Follower, None], name: str, most: int) -> list[Follower]:
-        """Takes out those of a shard."""
-        part: list[Follower] = []
-        for follower in followers:
-            try:
-                if self.shards.of(follower.topic).name == name:
-                    part.append(follower)
-            except BrokerUnavailable:
-                if not name:
-                    part.append(follower)
-            if len(part) == most:
-                break
-        for follower in part:
-            del followers[follower]
-        return part
-
-    async def _fill(self, followers: Sequence[Follower]) -> bool:
-        """Gets what followers have missed; says whether the shard answered."""
-        wants = [
-            (follower.topic, Want(since=follower.position, limit=PAGE), True)
-            for follower in followers
-        ]
-        self.gaps += len(wants)
-        done = True
-        for follower, page in zip(followers, await self._pages(wants), strict=True):
-            if self._listeners.get(follower.topic) is not follower:
-                continue
-            if isinstance(page, _Sealed):
-                follower.lose("the topic has moved to a shard that this server does not know")
-            elif isinstance(page, BrokerUnavailable):
-                self._behind[follower] = None
-                done = False
-            else:
-                self.repaired += len(page.publications)
-                follower.page(page)
-        return done
-
-    async def _check(self, followers: Sequence[Follower], patient: bool = False) -> bool:
-        """Compares positions; says whether the shard answered."""
-        asked = [follower.position for follower in followers]
-        self.checks += len(followers)
-        commands = [
-            (each.topic, pack((b"HMGET", self._keys.meta(each.topic), b"e", b"o", b"m")))
-            for each in followers
-        ]
-        done = True
-        ahead: list[Follower] = []
-        replies = await self.shards.send(commands)
-        for follower, position, reply in zip(followers, asked, replies, strict=True):
-            if self._listeners.get(follower.topic) is not follower:
-                continue
-            if isinstance(reply, BrokerUnavailable | hiredis.ReplyError):
-                if not patient:
-                    self._doubtful[follower] = None
-                done = False
-                continue
-            epoch, offset, sealed = cast("list[bytes | None]", reply)
-            if sealed is not None:
-                follower.doubt()
-                continue
-            known = epoch.decode() if epoch is not None else None
-            if follower.checked(position, known, int(offset or 0)):
-                ahead.append(follower)
-        if ahead and patient:
-            loop = asyncio.get_running_loop()
-            loop.call_later(PATIENCE_SECONDS, _lost_patience, [(f, f.position) for f in ahead])
-        else:
-            for follower in ahead:
-                follower.doubt()
-        return done
-
-    async def _check_in_turn(self) -> None:
-        """Checks the positions of all topics, spread evenly over `check_seconds`."""
-        while True:
-            followers = [each for each in self._listeners.values() if isinstance(each, Follower)]
-            parts = max(1, -(-len(followers) // CHECKED))
-            for start in range(0, max(1, len(followers)), CHECKED):
-                await asyncio.sleep(self._check_seconds / parts)
-                live = [
-                    follower
-                    for follower in followers[start : start + CHECKED]
-                    if follower.state is State.LIVE
-                    and self._listeners.get(follower.topic) is follower
-                ]
-                if live:
-                    await self._check(live, patient=True)
+    def _confirmed_follower(self, topic: str) -> Follower | None:
+        follower = self._listeners.get(topic)
+        if isinstance(follower, Follower) and self._is_confirmed(topic):
+            return follower
+        return None
 
 
 class _Plain:
@@ -714,10 +442,6 @@ class _Plain:
         return future
 
 
-class _Sealed(BrokerUnavailable):
-    """The stream has moved to a shard that is not in our configuration."""
-
-
 class _Nobody:
     """Listens to a channel that is about to be given up."""
 
@@ -732,13 +456,6 @@ class _Nobody:
 
 
 _NOBODY = _Nobody()
-
-
-def _lost_patience(followers: list[tuple[Follower, Position]]) -> None:
-    """Those that have not moved since will not get what was found by waiting longer."""
-    for follower, position in followers:
-        if follower.position == position:
-            follower.doubt()
 
 
 def _follows(steps: Sequence[Step], place: int, others: Sequence[int]) -> bool:
@@ -760,78 +477,6 @@ def _receipt(step: Step, reply: Reply | BrokerUnavailable) -> Receipt | BrokerUn
         return Receipt(topic, None, duplicate=bool(names) and reply == 1)
     if isinstance(reply, BrokerUnavailable):
         return reply
-    if reply in (b"REIGN", b"ORDER", *_NOT_HERE) or str(reply).startswith("MOVED"):
+    if reply in (b"REIGN", b"ORDER", *NOT_HERE) or str(reply).startswith("MOVED"):
         return None
     return BrokerUnavailable(f"the topic's shard answered {reply}")
-
-
-def _page(topic: str, reply: Reply | BrokerUnavailable) -> Page | BrokerUnavailable:
-    if isinstance(reply, BrokerUnavailable):
-        return reply
-    if reply == b"SEALED":
-        return _Sealed("the topic has moved to a shard that this server does not know")
-    if not isinstance(reply, list):
-        return BrokerUnavailable(f"the topic's shard answered {reply}")
-    mark, offset, complete, entries = cast("tuple[bytes, int, int, list[list[bytes]]]", reply)
-    epoch = mark.decode()
-    publications: list[Publication] = []
-    for id, fields in entries:
-        number, _, ts = id.partition(b"-")
-        publications.append(
-            Publication(topic, cast("bytes", fields[1]), int(ts), int(number), epoch)
-        )
-    return Page(Position(epoch, offset), publications, bool(complete))
-
-
-def _merged(wants: list[Want]) -> list[tuple[Want, list[Want]]]:
-    """As few questions as possible, each with the wants that its page answers."""
-    groups: dict[str, list[Want]] = defaultdict(list)
-    fresh: list[Want] = []
-    questions: list[tuple[Want, list[Want]]] = []
-    for want in wants:
-        if want.since is not None and want.limit is None and not want.reverse:
-            groups[want.since.epoch].append(want)
-        elif want == Want(limit=0):
-            fresh.append(want)
-        else:
-            questions.append((want, [want]))
-    for group in groups.values():
-        first = min(group, key=_offset)
-        questions.append((first, group))
-    if fresh:
-        if questions:  # every page says the position
-            questions[0][1].extend(fresh)
-        else:
-            questions.append((fresh[0], fresh))
-    return questions
-
-
-def _offset(want: Want) -> int:
-    assert want.since is not None
-    return want.since.offset
-
-
-def _part(page: Page, asked: Want, want: Want) -> Page | None:
-    """The answer to `want` from the page that `asked` got; None if it does not say."""
-    if want == asked:
-        return page
-    if want.since is None:
-        return Page(page.position, ())
-    assert page.position is not None
-    epoch, offset = want.since
-    if epoch != page.position.epoch:
-        return None  # up to where it is part of the stream, the page does not say
-    newest = page.position.offset
-    publications = page.publications
-    if offset > newest:
-        return None if page.complete else page
-    first = publications[0].offset if publications else newest + 1
-    missed = [publication for publication in publications if publication.offset > offset]
-    return Page(page.position, missed, page.complete or offset + 1 >= first)
-
-
-def _fail(wants: dict[Want, list[asyncio.Future[Page]]], error: BrokerUnavailable) -> None:
-    for futures in wants.values():
-        for future in futures:
-            if not future.done():
-                future.set_exception(BrokerUnavailable(str(error), error.retry_ms))

@@ -43,12 +43,16 @@ def _memory(broker: MemoryBroker) -> Iterator[Metric]:
 
 
 def _redis(broker: RedisBroker) -> Iterator[Metric]:
-    yield _counter("gaps", "Times that something of a topic had not arrived.", broker.gaps)
-    yield _counter("repaired", "Publications that were fetched from history then.", broker.repaired)
+    yield _counter("gaps", "Times that something of a topic had not arrived.", broker.mender.gaps)
     yield _counter(
-        "position_checks", "Topics whose position was compared with their shard's.", broker.checks
+        "repaired", "Publications that were fetched from history then.", broker.mender.repaired
     )
-    yield _counter("stream_reads", "Questions to topics' histories.", broker.reads)
+    yield _counter(
+        "position_checks",
+        "Topics whose position was compared with their shard's.",
+        broker.mender.checks,
+    )
+    yield _counter("stream_reads", "Questions to topics' histories.", broker.reader.reads)
     quick = CounterMetricFamily(
         PREFIX + "quick_publications",
         "What backends published on topics' channels themselves, by outcome.",
