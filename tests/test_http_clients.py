@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
+from clarion_fanout.broker import BrokerUnavailable
+from clarion_fanout.roll import Entry
 from clarion_server.codes import DISCONNECTED, Close
+from support.fleets import Ship, Told
 from support.private_api import Api, serving
 
 
@@ -88,3 +92,45 @@ async def test_the_longest_reason_fits_a_close_frame(api: Api) -> None:
 async def test_a_bad_topic_is_refused(api: Api, path: str) -> None:
     answer = await api.post(f"/v1/{path}", {"user": "42", "topic": "a b"})
     assert answer.error == (400, "bad_topic")
+
+
+# Workers that do not answer
+
+
+ACTS = [
+    ("disconnect", {"user": "42"}),
+    ("subscribe", {"user": "42", "topic": "news"}),
+    ("unsubscribe", {"user": "42", "topic": "news"}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), ACTS)
+async def test_what_every_worker_has_done_is_summed(path: str, body: dict[str, str]) -> None:
+    async with serving(others=Told({"b": b'{"count":3}', "c": b'{"count":0}'})) as api:
+        assert (await api.post(f"/v1/{path}", body)).json == {"count": 5}
+
+
+@pytest.mark.parametrize(("path", "body"), ACTS)
+async def test_what_a_worker_may_not_have_done_does_not_look_done(
+    path: str, body: dict[str, str]
+) -> None:
+    silent = [Entry("b", msgspec.json.encode(Ship("b", 1).duty.badge)), Entry("c", b"")]
+    async with serving(others=Told({"d": b'{"count":1}'}, silent)) as api:
+        answer = await api.post(f"/v1/{path}", body)
+    assert answer.error == (503, "unavailable")
+    assert answer.headers["Retry-After"] == "1"
+    error = answer.json["error"]
+    assert error["message"] == "2 workers did not answer, and may not have done it"
+    assert (error["count"], error["retry_ms"]) == (3, 1000)
+    assert error["unanswered"] == [
+        {"id": "b", "instance": "i1", "worker": 1, "host": "h", "pid": 1001},
+        {"id": "c"},
+    ]
+
+
+async def test_what_could_not_be_told_to_anybody_else_does_not_look_done() -> None:
+    async with serving(others=Told(BrokerUnavailable("no shard", 2500))) as api:
+        answer = await api.post("/v1/disconnect", {"user": "42"})
+    assert answer.error == (503, "unavailable")
+    assert answer.headers["Retry-After"] == "3"
+    assert "no shard" in answer.json["error"]["message"]

@@ -8,7 +8,9 @@ import pytest
 
 from clarion_fanout.broker import BrokerUnavailable
 from clarion_fanout.presence import PresencePage
+from clarion_fanout.roll import Entry
 from clarion_server.http_api import topics as http_topics
+from support.fleets import Told
 from support.private_api import Api, FailingBroker, Subscriber, serving
 
 
@@ -224,7 +226,8 @@ async def test_topics_are_listed_sorted_with_their_subscribers(api: Api) -> None
     api.hub.hold("held")  # somebody waits to subscribe
     answer = await api.get("/v1/topics")
     assert answer.json == {
-        "topics": [{"topic": "a", "subscribers": 1}, {"topic": "b", "subscribers": 2}]
+        "topics": [{"topic": "a", "subscribers": 1}, {"topic": "b", "subscribers": 2}],
+        "complete": True,
     }
 
 
@@ -251,3 +254,37 @@ async def test_a_list_that_makes_no_sense_is_refused(api: Api, query: str) -> No
 @pytest.mark.parametrize("query", ["prefix=a%20b", "after=%00"])
 async def test_what_no_topic_starts_with_is_refused(api: Api, query: str) -> None:
     assert (await api.get(f"/v1/topics?{query}")).error == (400, "bad_topic")
+
+
+async def test_the_subscribers_of_other_workers_are_counted() -> None:
+    page = b'{"topics":[["a",2],["c",1]],"through":"c"}'
+    async with serving(others=Told({"b": page})) as api:
+        subscribe(api, "a", "b", "d")
+        answer = await api.get("/v1/topics")
+    assert answer.json == {
+        "topics": [
+            {"topic": "a", "subscribers": 3},
+            {"topic": "b", "subscribers": 1},
+            {"topic": "c", "subscribers": 1},
+        ],
+        "complete": True,
+        "next": "c",
+    }
+
+
+async def test_a_list_says_whose_subscribers_it_lacks() -> None:
+    async with serving(others=Told({}, [Entry("b", b"")])) as api:
+        subscribe(api, "a")
+        answer = await api.get("/v1/topics")
+    assert answer.json == {
+        "topics": [{"topic": "a", "subscribers": 1}],
+        "complete": False,
+        "unanswered": [{"id": "b"}],
+    }
+
+
+async def test_a_list_without_any_shard_is_this_workers_and_says_so() -> None:
+    async with serving(others=Told(BrokerUnavailable("no shard"))) as api:
+        subscribe(api, "a")
+        answer = await api.get("/v1/topics")
+    assert answer.json == {"topics": [{"topic": "a", "subscribers": 1}], "complete": False}

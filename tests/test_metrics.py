@@ -19,6 +19,7 @@ from clarion_server.garbage import Garbage
 from clarion_server.lag import Lag
 from clarion_server.metrics import Metrics, of_workers
 from clarion_server.process import Process, pss_bytes
+from support.fleets import Ship
 
 
 class Outlet:
@@ -54,6 +55,7 @@ class Worker:
             garbage=self.garbage,
             process=self.process,
             clock=self.clock,
+            fleet=Ship("a").fleet,
         )
 
     def clock(self) -> float:
@@ -97,6 +99,7 @@ NAMES = [
     'clarion_closes_total{code="4001"}',
     'clarion_closes_total{code="1006"}',
     'clarion_errors_total{code="forbidden"}',
+    'clarion_control_requests_total{op="disconnect",outcome="partial"}',
     'clarion_resumes_total{outcome="recovered"}',
     'clarion_resumes_total{outcome="lost"}',
     "clarion_replayed_total",

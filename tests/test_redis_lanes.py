@@ -13,7 +13,6 @@ from clarion_fanout.redis_keys import Keys
 from clarion_fanout.redis_lanes import LANES, SLOTS, lanes, one_each
 from clarion_fanout.redis_shard import Shard, ShardOptions
 from clarion_fanout.redis_shards import ShardList
-from clarion_fanout.redis_wire import Reply
 from clarion_fanout.tasks import Tasks
 from support.redis_shared import shared_servers
 
@@ -42,15 +41,6 @@ class Nodes:
             for place in range(count)
         ]
         self.unknown: set[str] = set()
-
-    async def start(self, tasks: Tasks) -> None:
-        raise AssertionError
-
-    async def close(self) -> None:
-        raise AssertionError
-
-    async def send(self, commands: Sequence[tuple[str, bytes]]) -> list[Reply | BrokerUnavailable]:
-        raise AssertionError
 
     def all(self) -> Sequence[Shard]:
         return self.shards

@@ -303,7 +303,7 @@ class Control:
             return None
         try:
             return decoder.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             self._drop("malformed", payload)
             return None
 

@@ -16,17 +16,26 @@ from binascii import crc_hqx
 from collections.abc import Sequence
 from functools import cache
 from itertools import count
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from clarion_fanout.broker import BrokerUnavailable
 from clarion_fanout.redis_keys import Keys
 from clarion_fanout.redis_shard import Shard
-from clarion_fanout.redis_shards import Shards
 
 LANES = 16
 """In a cluster. Each costs a worker two subscriptions, and a write every few seconds."""
 
 SLOTS = 16384
+
+
+class Places(Protocol):
+    """What lanes need to know of `Shards`."""
+
+    sharded: bool
+
+    def all(self) -> Sequence[Shard]: ...
+
+    def of(self, topic: str) -> Shard: ...
 
 
 class Lane(NamedTuple):
@@ -41,7 +50,7 @@ class Lane(NamedTuple):
     suffix: bytes = b""
 
 
-def lanes(shards: Shards, keys: Keys) -> list[Lane]:
+def lanes(shards: Places, keys: Keys) -> list[Lane]:
     """The lanes that there are now."""
     if not shards.sharded:
         return [Lane(shard.name, shard) for shard in shards.all()]

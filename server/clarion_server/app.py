@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, suppress
 
 from clarion_fanout.hub import Hub
 from clarion_fanout.tasks import Tasks
-from clarion_server import brokers, codes, http_api, presences, sockets
+from clarion_server import brokers, codes, controls, http_api, presences, sockets
 from clarion_server.auth import Authenticator
 from clarion_server.auth.keys import KeyRing
 from clarion_server.auth.permissions import Permissions
@@ -24,7 +24,9 @@ from clarion_server.board import BACKENDS, CLIENTS, Readiness, alone
 from clarion_server.counters import Counters
 from clarion_server.directory import Directory
 from clarion_server.door import Door
+from clarion_server.duty import Duty
 from clarion_server.edge import Edge
+from clarion_server.fleet import Fleet, Nobody
 from clarion_server.garbage import Garbage
 from clarion_server.inheritance import Inheritance
 from clarion_server.lag import Lag
@@ -84,6 +86,16 @@ class Worker:
         )
         self.keys = KeyRing(config.auth)
         self.directory = Directory(self.wheel)
+        duty = Duty(
+            badge=controls.badge(self.name, self.instance, self.seat.number),
+            directory=self.directory,
+            hub=self.hub,
+            counters=self.counters,
+            not_ready=self.not_ready,
+            now=_clock,
+        )
+        self.control = controls.make(config, duty=duty, broker=self.broker, tasks=self.tasks)
+        self.fleet = Fleet(duty, self.control or Nobody())
         self.lag = Lag(clock=_clock)
         self.garbage = Garbage(owned=self._owned, clock=_clock)
         self.edge = Edge(
@@ -110,6 +122,7 @@ class Worker:
             process=Process(_clock),
             clock=_clock,
             presence=self.presence,
+            fleet=self.fleet,
         )
         self.siblings = Siblings(
             seat=self.seat,
@@ -174,6 +187,9 @@ class Worker:
             await self.presence.start()
             stack.push_async_callback(self.presence.close)
         stack.push_async_callback(self.tasks.close)
+        if self.control is not None:
+            await self.control.start()
+            stack.push_async_callback(self.control.close)
         self.tasks.start(self.keys.run(), "keys")
         self.tasks.start(self.lag.run(), "loop lag")
         self.tasks.start(self._run_wheel(), "timers")
@@ -191,15 +207,12 @@ class Worker:
         application = http_api.build(
             config=self.config,
             broker=self.broker,
-            hub=self.hub,
             presence=self.presence,
-            directory=self.directory,
+            fleet=self.fleet,
+            shards=lambda: brokers.shards(self.broker),
             counters=self.counters,
             readiness=self.readiness,
             metrics=self.siblings.exposition,
-            now=_clock,
-            worker=self.seat.number,
-            instance=self.instance,
             public_port=self.port,
         )
         runner = http_api.runner(application, self.config)

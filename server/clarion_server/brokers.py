@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from clarion_fanout import redis_address
@@ -12,7 +12,7 @@ from clarion_fanout.memory import MemoryBroker
 from clarion_fanout.redis_broker import RedisBroker
 from clarion_fanout.redis_keys import Keys
 from clarion_fanout.redis_moving import MovingShards
-from clarion_fanout.redis_shard import ShardOptions
+from clarion_fanout.redis_shard import Shard, ShardOptions
 from clarion_fanout.redis_shards import Shards, shards_of
 from clarion_server.options import Config
 
@@ -66,6 +66,11 @@ def _shards(config: Config, *, keys: Keys, worker: str, options: ShardOptions) -
         options=options,
         history=_history(config),
     )
+
+
+def shards(broker: AnyBroker) -> Sequence[Shard]:
+    """Those that there are now; none with the embedded broker."""
+    return broker.shards.all() if isinstance(broker, RedisBroker) else ()
 
 
 def not_ready(broker: AnyBroker, config: Config) -> list[str]:

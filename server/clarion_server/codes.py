@@ -7,8 +7,12 @@ clients/PROTOCOL.md shows the same tables; a test compares them.
 
 from __future__ import annotations
 
+import unicodedata
 from enum import StrEnum
 from typing import NamedTuple
+
+REASON_BYTES = 123
+"""Of UTF-8: a control frame carries 125 bytes, two of them the code (RFC 6455, section 5.5)."""
 
 
 class Close(NamedTuple):
@@ -46,6 +50,16 @@ LIMIT_REACHED = Close(4503, "limit reached")
 def come_back(code: int) -> bool:
     """Whether a client that was closed with `code` should reconnect."""
     return not (4500 <= code <= 4999 or code in (1002, 1003, 1007, 1008, 1009))
+
+
+def why_not_a_reason(text: str) -> str:
+    """What keeps `text` from being the reason of a close; empty if it is one."""
+    if len(text.encode(errors="replace")) > REASON_BYTES:
+        return f"reason has more than {REASON_BYTES} bytes"
+    # It ends up in logs and terminals.
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+        return "reason has control characters"
+    return ""
 
 
 class Code(StrEnum):

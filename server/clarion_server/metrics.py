@@ -25,6 +25,8 @@ from clarion_server import __version__, codes
 from clarion_server.broker_metrics import PREFIX, broker_metrics
 from clarion_server.brokers import AnyBroker
 from clarion_server.counters import Counters
+from clarion_server.fleet import Fleet
+from clarion_server.fleet_metrics import fleet_metrics
 from clarion_server.garbage import Garbage
 from clarion_server.lag import Lag
 from clarion_server.process import Process
@@ -60,6 +62,7 @@ class Metrics:
         garbage: Garbage,
         process: Process,
         clock: Callable[[], float],
+        fleet: Fleet,
         presence: Presence | None = None,
     ) -> None:
         self._counters = counters
@@ -69,6 +72,7 @@ class Metrics:
         self._garbage = garbage
         self._process = process
         self._clock = clock
+        self._fleet = fleet
         self._presence = presence
 
     async def collected(self) -> list[Metric]:
@@ -81,6 +85,7 @@ class Metrics:
         yield from self._publications()
         if self._presence is not None:
             yield from self._members(self._presence)
+        yield from fleet_metrics(self._fleet)
         yield from self._stops()
         yield from self._resources()
 

@@ -21,16 +21,24 @@ from clarion_fanout.memory_presence import MemoryPresence
 from clarion_fanout.presence import Presence
 from clarion_fanout.publication import Draft, Publication, Receipt
 from clarion_fanout.tasks import Tasks
-from clarion_server import http_api
+from clarion_server import __version__, http_api
 from clarion_server.board import Readiness, alone
 from clarion_server.codes import Close
 from clarion_server.counters import Counters
+from clarion_server.duty import Duty
+from clarion_server.fleet import Fleet, Nobody, Others
 from clarion_server.garbage import Garbage
 from clarion_server.lag import Lag
 from clarion_server.metrics import Metrics
 from clarion_server.options import Config, Namespace
+from clarion_server.orders import Badge
 from clarion_server.process import Process
 from clarion_server.siblings import Siblings
+
+BADGE = Badge(
+    id="i-0-1", instance="i", worker=0, pid=17, host="h", version=__version__, started_ms=1
+)
+"""Of the worker that is asked."""
 
 KEY = "a key of sixteen characters or more"
 
@@ -156,7 +164,11 @@ class Api:
     """A running private API and the parts behind it."""
 
     def __init__(
-        self, config: Config, broker: Broker | None, presence: Presence | None = None
+        self,
+        config: Config,
+        broker: Broker | None,
+        presence: Presence | None = None,
+        others: Others | None = None,
     ) -> None:
         self.config = config
         self.broker = broker or MemoryBroker(
@@ -178,6 +190,15 @@ class Api:
         self.counters = Counters()
         self.reasons: list[str] = []
         clock = time.monotonic
+        duty = Duty(
+            badge=BADGE,
+            directory=self.clients,
+            hub=self.hub,
+            counters=self.counters,
+            not_ready=lambda: self.reasons,
+            now=clock,
+        )
+        self.fleet = Fleet(duty, others or Nobody())
         self.metrics = Metrics(
             counters=self.counters,
             hub=self.hub,
@@ -186,6 +207,7 @@ class Api:
             garbage=Garbage(owned=lambda: 0, clock=clock),
             process=Process(clock),
             clock=clock,
+            fleet=self.fleet,
         )
         self.port = 0
         self._session: aiohttp.ClientSession | None = None
@@ -195,15 +217,12 @@ class Api:
         return http_api.build(
             config=self.config,
             broker=self.broker,
-            hub=self.hub,
             presence=self.presence,
-            directory=self.clients,
+            fleet=self.fleet,
+            shards=lambda: (),
             counters=self.counters,
             readiness=lambda: Readiness(not self.reasons, self.reasons),
             metrics=siblings.exposition,
-            now=time.monotonic,
-            worker=0,
-            instance="i",
         )
 
     async def request(
@@ -265,10 +284,11 @@ async def serving(
     config: Config | None = None,
     broker: Broker | None = None,
     presence: Presence | None = None,
+    others: Others | None = None,
     idle_seconds: float = http_api.IDLE_SECONDS,
 ) -> AsyncIterator[Api]:
     """Runs the private API; without `config`, with a key and the namespaces above."""
-    api = Api(config or Config(api_keys=(KEY,), namespaces=NAMESPACES), broker, presence)
+    api = Api(config or Config(api_keys=(KEY,), namespaces=NAMESPACES), broker, presence, others)
     runner = http_api.runner(api.application(), api.config, idle_seconds)
     await api.broker.start(api.hub)
     await runner.setup()

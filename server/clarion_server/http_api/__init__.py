@@ -12,20 +12,21 @@ Bounds: a head of `head_bytes`, a body of `body_bytes` within `handshake_s`, idl
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Middleware
 
 from clarion_fanout.broker import Broker, BrokerUnavailable
-from clarion_fanout.hub import Hub
 from clarion_fanout.presence import Presence
+from clarion_fanout.redis_shard import Shard
 from clarion_server.board import Readiness
 from clarion_server.codes import Code
 from clarion_server.counters import Counters
+from clarion_server.fleet import Fleet
 from clarion_server.http_api import openapi, page
-from clarion_server.http_api.clients import ClientControl, Directory
+from clarion_server.http_api.clients import ClientControl
 from clarion_server.http_api.errors import Refusal, busy, refuse, translated
 from clarion_server.http_api.guard import Guard
 from clarion_server.http_api.info import About
@@ -33,7 +34,7 @@ from clarion_server.http_api.publish import Publisher
 from clarion_server.http_api.topics import TopicReader
 from clarion_server.options import Config
 
-__all__ = ["Directory", "build", "runner"]
+__all__ = ["build", "runner"]
 
 IDLE_SECONDS = 75.0
 """A connection without a whole request. Longer than the pools of usual HTTP clients keep theirs
@@ -55,38 +56,30 @@ def build(
     *,
     config: Config,
     broker: Broker,
-    hub: Hub,
     presence: Presence | None,
-    directory: Directory,
+    fleet: Fleet,
+    shards: Callable[[], Sequence[Shard]],
     counters: Counters,
     readiness: Callable[[], Readiness],
     metrics: Callable[[str], Awaitable[tuple[bytes, str]]],
-    now: Callable[[], float],
-    worker: int,
-    instance: str,
     public_port: int | None = None,
 ) -> web.Application:
     """The application behind the private port; `runner` makes it run.
 
+    shards: those of the broker now.
     readiness: whether new clients should be sent to this server.
     metrics: their text and its content type, for an `Accept` header.
-    now: seconds, monotonic.
-    worker: the number of this one.
-    instance: names the server, whichever of its workers is asked.
     public_port: where it is not `config.port`: that may be 0, for any that is free.
     """
     publisher = Publisher(limits=config.limits, broker=broker, counters=counters)
-    reader = TopicReader(config=config, broker=broker, hub=hub, presence=presence)
-    control = ClientControl(limits=config.limits, directory=directory)
+    reader = TopicReader(config=config, broker=broker, presence=presence, fleet=fleet)
+    control = ClientControl(limits=config.limits, fleet=fleet)
     about = About(
         config=config,
-        hub=hub,
-        counters=counters,
+        fleet=fleet,
+        shards=shards,
         readiness=readiness,
         metrics=metrics,
-        now=now,
-        worker=worker,
-        instance=instance,
         page=page.build(port=config.port if public_port is None else public_port),
         document=openapi.document(),
     )

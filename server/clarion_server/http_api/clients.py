@@ -1,42 +1,25 @@
-"""Acting on connected clients through the private API: disconnect, subscribe, unsubscribe."""
+"""Acting on connected clients through the private API: disconnect, subscribe, unsubscribe.
+
+Wherever they are connected. An answer of 200 says that every worker has done it; if one may not
+have, that is an error with its name in it, and asking again does no harm.
+"""
 
 from __future__ import annotations
 
-import unicodedata
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import msgspec
 from aiohttp import web
 
-from clarion_server.codes import DISCONNECTED, Close, Code
+from clarion_server import orders
+from clarion_server.codes import DISCONNECTED, REASON_BYTES, Code, why_not_a_reason
+from clarion_server.fleet import Fleet
 from clarion_server.http_api.bodies import TopicName, checked, decode, read
-from clarion_server.http_api.errors import Refusal, answer
+from clarion_server.http_api.errors import Refusal, answer, partial
 from clarion_server.options import Limits
-
-REASON_BYTES = 123
-"""Of UTF-8: a control frame carries 125 bytes, two of them the code (RFC 6455, section 5.5)."""
 
 UNSUBSCRIBED = "unsubscribed by the backend"
 """The `reason` that the client is told."""
-
-
-class Directory(Protocol):
-    """The connected clients, found by user or by client id: one of the two is given.
-
-    Each call says how many connections it touched. None of them waits or raises.
-    """
-
-    def disconnect(self, *, user: str | None, client: str | None, close: Close) -> int:
-        """Ends the connections with `close`."""
-        ...
-
-    def subscribe(self, *, user: str | None, client: str | None, topic: str) -> int:
-        """Subscribes the connections to `topic`, whatever their own rights are."""
-        ...
-
-    def unsubscribe(self, *, user: str | None, client: str | None, topic: str, reason: str) -> int:
-        """Ends the connections' subscriptions of `topic`, and tells each client the reason."""
-        ...
 
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
@@ -74,7 +57,7 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Touched(msgspec.Struct, frozen=True):
-    """How many connections it concerned. None is not an error."""
+    """How many connections it concerned, at all workers. None is not an error."""
 
     count: int
 
@@ -90,29 +73,37 @@ _SUBSCRIPTION = msgspec.json.Decoder(Subscription)
 class ClientControl:
     """The handlers of `/v1/disconnect`, `/v1/subscribe` and `/v1/unsubscribe`."""
 
-    def __init__(self, *, limits: Limits, directory: Directory) -> None:
+    def __init__(self, *, limits: Limits, fleet: Fleet) -> None:
         self._limits = limits
-        self._directory = directory
+        self._fleet = fleet
 
     async def disconnect(self, request: web.Request) -> web.Response:
         asked = decode(_DISCONNECT, await read(request, self._limits))
         user, client = _whose(asked)
-        close = Close(asked.code, _reason(asked.reason))
-        return answer(Touched(self._directory.disconnect(user=user, client=client, close=close)))
+        reason = _reason(asked.reason)
+        return await self._act(
+            orders.Disconnect(user=user, client=client, code=asked.code, reason=reason)
+        )
 
     async def subscribe(self, request: web.Request) -> web.Response:
         asked = decode(_SUBSCRIPTION, await read(request, self._limits))
         user, client = _whose(asked)
         topic = checked(asked.topic)
-        return answer(Touched(self._directory.subscribe(user=user, client=client, topic=topic)))
+        return await self._act(orders.Subscribe(user=user, client=client, topic=topic))
 
     async def unsubscribe(self, request: web.Request) -> web.Response:
         asked = decode(_SUBSCRIPTION, await read(request, self._limits))
         user, client = _whose(asked)
-        count = self._directory.unsubscribe(
-            user=user, client=client, topic=checked(asked.topic), reason=UNSUBSCRIBED
+        topic = checked(asked.topic)
+        return await self._act(
+            orders.Unsubscribe(user=user, client=client, topic=topic, reason=UNSUBSCRIBED)
         )
-        return answer(Touched(count))
+
+    async def _act(self, order: orders.Act) -> web.Response:
+        connections, unanswered = await self._fleet.act(order)
+        if unanswered:
+            return partial(connections, unanswered)
+        return answer(Touched(connections))
 
 
 def _whose(asked: Disconnect | Subscription) -> tuple[str | None, str | None]:
@@ -124,9 +115,6 @@ def _whose(asked: Disconnect | Subscription) -> tuple[str | None, str | None]:
 
 
 def _reason(reason: str) -> str:
-    if len(reason.encode()) > REASON_BYTES:
-        raise Refusal(400, Code.BAD_REQUEST, f"reason has more than {REASON_BYTES} bytes")
-    # It ends up in logs and terminals.
-    if any(unicodedata.category(character) == "Cc" for character in reason):
-        raise Refusal(400, Code.BAD_REQUEST, "reason has control characters")
+    if why := why_not_a_reason(reason):
+        raise Refusal(400, Code.BAD_REQUEST, why)
     return reason

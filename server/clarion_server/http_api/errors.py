@@ -8,25 +8,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from aiohttp import hdrs, web
 
 from clarion_fanout.broker import BrokerUnavailable
 from clarion_server.codes import Code
+from clarion_server.fleet import Absent
+
+PARTIAL_RETRY_MS = 1000
+"""A worker that is late has its answer ready by then; one that was killed is given up 15 s after
+its last sign of life."""
 
 
 class Error(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What went wrong.
 
     retry_ms: where a retry makes sense, when.
+    count, unanswered: of what happened in part: how many connections it concerned at the workers
+        that answered, and which did not.
     """
 
     code: Code
     message: str
     topic: str | None = None
     retry_ms: int | None = None
+    count: int | None = None
+    unanswered: Sequence[Absent] | None = None
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -90,9 +99,27 @@ def unavailable(error: BrokerUnavailable) -> Error:
 
 def busy(error: BrokerUnavailable) -> web.Response:
     """The answer to a request that the broker did not answer: 503, with the time of a retry."""
-    seconds = -(-error.retry_ms // 1000)  # whole seconds (RFC 9110, section 10.2.3), rounded up
+    return _later(unavailable(error), error.retry_ms)
+
+
+def partial(count: int, unanswered: Sequence[Absent]) -> web.Response:
+    """The answer to what some workers have not done, as far as is known. Not 2xx: whoever looks at
+    nothing but the status must not take a user for disconnected who is not."""
+    workers = "a worker" if len(unanswered) == 1 else f"{len(unanswered)} workers"
+    error = Error(
+        code=Code.UNAVAILABLE,
+        message=f"{workers} did not answer, and may not have done it",
+        retry_ms=PARTIAL_RETRY_MS,
+        count=count,
+        unanswered=unanswered,
+    )
+    return _later(error, PARTIAL_RETRY_MS)
+
+
+def _later(error: Error, retry_ms: int) -> web.Response:
+    seconds = -(-retry_ms // 1000)  # whole seconds (RFC 9110, section 10.2.3), rounded up
     headers = {**HEADERS, hdrs.RETRY_AFTER: str(max(seconds, 1))}
-    return web.Response(body=encode(Failure(unavailable(error))), status=503, headers=headers)
+    return web.Response(body=encode(Failure(error)), status=503, headers=headers)
 
 
 _CODES = {

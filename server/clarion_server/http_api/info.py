@@ -2,40 +2,54 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from math import isfinite
 
 import msgspec
 from aiohttp import hdrs, web
 
-from clarion_fanout.hub import Hub
-from clarion_server import __version__
+from clarion_fanout.redis_shard import Shard
 from clarion_server.board import Readiness
-from clarion_server.counters import Counters
+from clarion_server.fleet import Absent, Fleet
 from clarion_server.http_api.errors import HEADERS, answer
 from clarion_server.http_api.page import Page
 from clarion_server.options import Config
+from clarion_server.orders import State
 
 
-class Worker(msgspec.Struct, frozen=True):
-    """An event-loop process, by its number. `topics` are those with subscribers there."""
+class Instance(msgspec.Struct, frozen=True):
+    """One started server: its workers, and the sums of what they have."""
 
-    worker: int
-    pid: int
-    uptime_s: int
+    instance: str
+    host: str
+    version: str
+    workers: int
     connections: int
     subscriptions: int
-    topics: int
 
 
-class Shard(msgspec.Struct, frozen=True):
-    """A Redis primary."""
+class ShardState(msgspec.Struct, frozen=True):
+    """A Redis primary, as the worker that was asked sees it.
+
+    connected: whether it can be asked anything. trouble: why it cannot be relied on; empty when
+    it can. probe_age_s: how long ago what was published through it arrived; null before it did.
+    """
 
     name: str
+    connected: bool
+    trouble: str
+    probe_age_s: float | None
 
 
 class Info(msgspec.Struct, frozen=True):
-    """The server at a glance; the counts are sums over its workers."""
+    """All workers that share the shards, of all instances, at a glance.
+
+    instance, version, uptime_s: of the worker that was asked, which is the first of `workers`.
+    connections, subscriptions, topics: sums over `workers`; a topic counts at each worker that has
+        subscribers of it.
+    complete: whether all workers are listed. unanswered: those that are there, or were a moment
+        ago, and did not say how they are.
+    """
 
     instance: str
     version: str
@@ -44,8 +58,11 @@ class Info(msgspec.Struct, frozen=True):
     connections: int
     subscriptions: int
     topics: int
-    workers: list[Worker]
-    shards: list[Shard]
+    complete: bool
+    instances: list[Instance]
+    workers: Sequence[State]
+    unanswered: Sequence[Absent]
+    shards: list[ShardState]
 
 
 class Alive(msgspec.Struct, frozen=True):
@@ -71,48 +88,38 @@ class About:
         self,
         *,
         config: Config,
-        hub: Hub,
-        counters: Counters,
+        fleet: Fleet,
+        shards: Callable[[], Sequence[Shard]],
         readiness: Callable[[], Readiness],
         metrics: Callable[[str], Awaitable[tuple[bytes, str]]],
-        now: Callable[[], float],
-        worker: int,
-        instance: str,
         page: Page,
         document: bytes,
     ) -> None:
-        self._hub = hub
-        self._counters = counters
+        self._fleet = fleet
+        self._shards = shards
         self._readiness = readiness
         self._metrics = metrics
-        self._now = now
         self._page = page
         self._document = document
-        self._started = now()
         self._broker = "redis" if config.redis else "memory"
-        self._worker = worker
-        self._instance = instance
 
     async def info(self, _request: web.Request) -> web.Response:
-        worker = Worker(
-            worker=self._worker,
-            pid=os.getpid(),
-            uptime_s=int(self._now() - self._started),
-            connections=self._counters.connections.total(),
-            subscriptions=self._hub.subscriptions,
-            topics=len(self._hub.topics),
-        )
+        workers, complete, unanswered = await self._fleet.workers()
+        own = workers[0]
         return answer(
             Info(
-                instance=self._instance,
-                version=__version__,
+                instance=own.instance,
+                version=own.version,
                 broker=self._broker,
-                uptime_s=worker.uptime_s,
-                connections=worker.connections,
-                subscriptions=worker.subscriptions,
-                topics=worker.topics,
-                workers=[worker],
-                shards=[],
+                uptime_s=own.uptime_s,
+                connections=sum(worker.connections for worker in workers),
+                subscriptions=sum(worker.subscriptions for worker in workers),
+                topics=sum(worker.topics for worker in workers),
+                complete=complete,
+                instances=_instances(workers),
+                workers=workers,
+                unanswered=unanswered,
+                shards=[_state(shard) for shard in self._shards()],
             )
         )
 
@@ -136,3 +143,30 @@ class About:
         return web.Response(
             body=self._page.body, headers={**self._page.headers, hdrs.SERVER: HEADERS[hdrs.SERVER]}
         )
+
+
+def _instances(workers: Sequence[State]) -> list[Instance]:
+    grouped: dict[str, list[State]] = {}
+    for worker in workers:
+        grouped.setdefault(worker.instance, []).append(worker)
+    return [
+        Instance(
+            instance=name,
+            host=members[0].host,
+            version=members[0].version,
+            workers=len(members),
+            connections=sum(worker.connections for worker in members),
+            subscriptions=sum(worker.subscriptions for worker in members),
+        )
+        for name, members in grouped.items()
+    ]
+
+
+def _state(shard: Shard) -> ShardState:
+    age = shard.probe_age()
+    return ShardState(
+        name=shard.name,
+        connected=shard.available,
+        trouble=shard.trouble,
+        probe_age_s=round(age, 3) if isfinite(age) else None,
+    )

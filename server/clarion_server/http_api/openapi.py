@@ -51,6 +51,17 @@ the count alone, which costs the same for any number of members. Who walks throu
 each member once that is there all the time."""
 
 
+_TOPICS = """\
+The subscribers of all workers of all instances are counted; `complete` says whether all of them
+answered. Pages are made anew for each request; a page may be shorter than `limit`, and even
+empty, while there is a `next`: names are long, or workers many."""
+
+_ACT = """\
+Wherever they are connected: at any worker of any instance that shares the shards. 200 says that
+every worker has done it. 503 with `count` and `unanswered` in its error says that the others have,
+and 503 without them that perhaps nobody else has; asking again does no harm."""
+
+
 class Operation(NamedTuple):
     """What a method does at a path.
 
@@ -71,6 +82,7 @@ class Operation(NamedTuple):
 
 
 _BROKER = {503: "The broker did not answer; `Retry-After` says when to try again."}
+_PARTIAL = {503: "Some workers did not answer, and may not have done it."}
 _BAD = {400: "Something does not fit its schema, or a rule that a schema cannot state."}
 _NO_HISTORY = {404: "The topic's namespace keeps no history.", **_BAD, **_BROKER}
 
@@ -91,7 +103,11 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         body=Broadcast,
     ),
     ("get", "/v1/topics"): Operation(
-        "List topics with subscribers", Topics, query=TopicsQuery, errors=_BAD
+        "List topics with subscribers",
+        Topics,
+        text=_TOPICS,
+        query=TopicsQuery,
+        errors={**_BAD, **_BROKER},
     ),
     ("get", "/v1/topics/{topic}/history"): Operation(
         "Read a topic's history",
@@ -109,10 +125,20 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         topic=True,
         errors={404: "The topic's namespace keeps no presence.", **_BAD, **_BROKER},
     ),
-    ("post", "/v1/disconnect"): Operation("Disconnect clients", Touched, body=DisconnectBody),
-    ("post", "/v1/subscribe"): Operation("Subscribe clients", Touched, body=SubscriptionBody),
-    ("post", "/v1/unsubscribe"): Operation("Unsubscribe clients", Touched, body=SubscriptionBody),
-    ("get", "/v1/info"): Operation("The server at a glance", Info),
+    ("post", "/v1/disconnect"): Operation(
+        "Disconnect clients", Touched, text=_ACT, body=DisconnectBody, errors=_PARTIAL
+    ),
+    ("post", "/v1/subscribe"): Operation(
+        "Subscribe clients",
+        Touched,
+        text=f"Those that are connected now. {_ACT}",
+        body=SubscriptionBody,
+        errors=_PARTIAL,
+    ),
+    ("post", "/v1/unsubscribe"): Operation(
+        "Unsubscribe clients", Touched, text=_ACT, body=SubscriptionBody, errors=_PARTIAL
+    ),
+    ("get", "/v1/info"): Operation("All workers and shards at a glance", Info),
     ("get", "/v1/openapi.json"): Operation("This document", _JSON, key=False),
     ("get", "/metrics"): Operation(
         "Metrics for Prometheus",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -10,21 +9,19 @@ import msgspec
 from aiohttp import web
 
 from clarion_fanout.broker import Broker, Want
-from clarion_fanout.hub import Hub
 from clarion_fanout.presence import MAX_MEMBERS, Presence
 from clarion_fanout.publication import Position, Publication
 from clarion_server.codes import Code
+from clarion_server.fleet import Absent, Fleet
 from clarion_server.http_api.bodies import TopicName, TopicStart, checked, query
 from clarion_server.http_api.errors import Refusal, answer
 from clarion_server.options import Config
+from clarion_server.orders import MAX_TOPICS
 from clarion_server.protocol import Member
 
 HISTORY_BYTES = 8 * 1024 * 1024
 """Of `data` in one answer, about: what the largest request takes by default. A page that is cut
 there is a short page, as if `limit` had been smaller."""
-
-PORTION = 5000
-"""Topics looked at in one turn of the event loop: less than 1 ms."""
 
 
 class HistoryQuery(msgspec.Struct, frozen=True):
@@ -85,33 +82,40 @@ class TopicsQuery(msgspec.Struct, frozen=True):
 
     prefix: TopicStart = ""
     after: TopicStart = ""
-    limit: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1000
+    limit: Annotated[int, msgspec.Meta(ge=1, le=MAX_TOPICS)] = 1000
 
 
 class Subscribed(msgspec.Struct, frozen=True):
-    """A topic and how many connections are subscribed to it."""
+    """A topic and how many connections are subscribed to it, at all workers."""
 
     topic: TopicName
     subscribers: int
 
 
 class Topics(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Topics with subscribers, sorted. `next` is the `after` of the next page, if there is one."""
+    """Topics with subscribers, sorted.
+
+    complete: whether the subscribers of all workers are counted. If not, these are too few.
+    next: the `after` of the next page, if there is one.
+    unanswered: workers that did not say what they have.
+    """
 
     topics: list[Subscribed]
+    complete: bool
     next: TopicName | msgspec.UnsetType = msgspec.UNSET
+    unanswered: Sequence[Absent] = ()
 
 
 class TopicReader:
     """The handlers of `/v1/topics...`."""
 
     def __init__(
-        self, *, config: Config, broker: Broker, hub: Hub, presence: Presence | None
+        self, *, config: Config, broker: Broker, presence: Presence | None, fleet: Fleet
     ) -> None:
         self._config = config
         self._broker = broker
         self._presence = presence
-        self._hub = hub
+        self._fleet = fleet
 
     async def history(self, request: web.Request) -> web.Response:
         topic = checked(request.match_info["topic"])
@@ -146,34 +150,10 @@ class TopicReader:
         wanted = query(request, TopicsQuery)
         prefix = checked(wanted.prefix) if wanted.prefix else ""
         after = checked(wanted.after) if wanted.after else ""
-        names = await self._first(prefix, after, wanted.limit + 1)
-        # Some may have lost their subscribers since, or have none yet.
-        tables = self._hub.topics
-        listed = [
-            Subscribed(name, tables[name].size)
-            for name in names[: wanted.limit]
-            if name in tables and tables[name].size
-        ]
-        more = names[wanted.limit - 1] if len(names) > wanted.limit else msgspec.UNSET
-        return answer(Topics(listed, more))
-
-    async def _first(self, prefix: str, after: str, count: int) -> list[str]:
-        """The first `count` names that qualify, sorted; a bounded piece of work at a time."""
-        names = list(self._hub.topics)
-        first: list[str] = []
-        for start in range(0, len(names), PORTION):
-            if start:
-                await asyncio.sleep(0)
-            part = names[start : start + PORTION]
-            if len(first) < count:
-                first += [n for n in part if n > after and n.startswith(prefix)]
-            else:
-                # Most names are behind what has been found: the cheapest test comes first.
-                last = first[-1]
-                first += [n for n in part if after < n < last and n.startswith(prefix)]
-            first.sort()
-            del first[count:]
-        return first
+        page, complete, unanswered = await self._fleet.topics(prefix, after, wanted.limit)
+        listed = [Subscribed(name, subscribers) for name, subscribers in page.topics]
+        more = msgspec.UNSET if page.through is None else page.through
+        return answer(Topics(listed, complete, more, unanswered or ()))
 
 
 _members = msgspec.json.Decoder(list[Member]).decode
