@@ -112,6 +112,21 @@ async def test_a_worker_that_dies_while_it_is_asked_is_named() -> None:
         assert told.result() == ({}, [("b", b'{"name":"b"}')])
 
 
+async def test_a_worker_in_the_place_of_one_that_died_takes_it_off_the_roll() -> None:
+    shards = await urls(2)
+    async with members("a", "b", urls=shards, options=PATIENT) as (a, b):
+        await b.die()
+        c = Member("c", shards, PATIENT, replaces="b")
+        try:
+            await c.start()
+            async with asyncio.timeout(1):
+                await until(lambda: a.control.others == 0)
+                assert await a.control.ask(Q) == (answers_of("c"), [])
+                assert await c.control.ask(Q) == (answers_of("a"), [])
+        finally:
+            await c.close()
+
+
 async def test_a_worker_that_leaves_is_neither_asked_nor_missed() -> None:
     async with members("a", "b", "c", urls=await urls(2), options=PATIENT) as (a, b, _c):
         await b.close()

@@ -97,6 +97,8 @@ class Control:
     answer: answers a question. Raises `ValueError` for one that it does not understand. It may be
         called again for an answer that was longer than `inquiry.REPEATED_BYTES`.
     tasks: own the work.
+    replaces: whether this worker was started because another one has ended, which may not have been
+        able to say so: then nobody needs to wait until its lease is over.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class Control:
         about: bytes,
         answer: Callable[[bytes], Awaitable[bytes]],
         tasks: Tasks,
+        replaces: Callable[[Entry], bool] = lambda _entry: False,
         options: ControlOptions = _USUAL,
     ) -> None:
         self.worker = worker
@@ -115,6 +118,7 @@ class Control:
         self._keys = keys
         self._answer = answer
         self._tasks = tasks
+        self._replaces = replaces
         self._options = options
         self._publish = "SPUBLISH" if shards.sharded else "PUBLISH"
         self._leases = Leases(
@@ -143,6 +147,12 @@ class Control:
         """Begins to listen. It is on the roll then, unless there is no shard now."""
         self._listen()
         await self._leases.renew()
+        for entry in self._leases.others():
+            if self._replaces(entry):
+                await self._leases.take_off(entry)
+                await self._farewell(entry.id)
+        names = ", ".join(shard.name for shard in self._shards.all())
+        log.info("worker %s shares %s with %d others", self.worker, names, self.others)
         self._tasks.start(self._leases.run(), "control leases")
         if self._shards.sharded:
             self._tasks.start(self._follow(), "control lanes")
@@ -153,9 +163,12 @@ class Control:
             return
         self._closed = True
         await self._leases.leave()
-        await self._say(msgspec.json.encode(Farewell(worker=self.worker)), self._ways())
+        await self._farewell(self.worker)
         for ear in self._ears.values():
             ear.stop()
+
+    async def _farewell(self, worker: str) -> None:
+        await self._say(msgspec.json.encode(Farewell(worker=worker)), self._ways())
 
     # Listening
 

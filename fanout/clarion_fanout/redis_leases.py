@@ -37,7 +37,7 @@ class Leases:
     ) -> None:
         self._shards = shards
         self._keys = keys
-        self._member = own.member
+        self._own = own
         self._lease_s = lease_s
         self._timeout_s = timeout_s
         self._roll = Roll(own.id)
@@ -76,32 +76,39 @@ class Leases:
         """Renews all that can be, and reads the rolls. False if no shard has one for us."""
         if self._over:
             return False
-        return await self._write_all(int(self._lease_s * 1000))
+        return await self._write_all(self._own, int(self._lease_s * 1000))
 
     async def leave(self) -> None:
         """Gives them up, where that can be done, for good."""
         self._over = True
-        await self._write_all(0)
+        await self._write_all(self._own, 0)
 
-    async def _write_all(self, lease_ms: int) -> bool:
+    async def take_off(self, other: Entry) -> None:
+        """Takes another worker off the roll, which is known to have ended."""
+        self.left(other.id)
+        await self._write_all(other, 0)
+
+    async def _write_all(self, worker: Entry, lease_ms: int) -> bool:
         shares: dict[Shard, list[Lane]] = {}
         for lane in lanes(self._shards, self._keys):
             if lane.shard.available:
                 shares.setdefault(lane.shard, []).append(lane)
         async with asyncio.TaskGroup() as group:
             written = [
-                group.create_task(self._write(shard, share, lease_ms))
+                group.create_task(self._write(shard, share, worker.member, lease_ms))
                 for shard, share in shares.items()
             ]
         return any(task.result() for task in written)
 
-    async def _write(self, shard: Shard, share: Sequence[Lane], lease_ms: int) -> bool:
+    async def _write(
+        self, shard: Shard, share: Sequence[Lane], member: bytes, lease_ms: int
+    ) -> bool:
         # The rolls of a shard's lanes say the same: one of them is read.
         calls = [
             (
                 LEASE,
                 [self._keys.roll(lane.suffix)],
-                (self._member, lease_ms, int(not place), WORKERS),
+                (member, lease_ms, int(not place), WORKERS),
             )
             for place, lane in enumerate(share)
         ]

@@ -11,10 +11,12 @@ import msgspec
 from clarion_fanout.redis_broker import RedisBroker
 from clarion_fanout.redis_control import Control
 from clarion_fanout.redis_keys import Keys
+from clarion_fanout.roll import Entry
 from clarion_fanout.tasks import Tasks
 from clarion_server import __version__
 from clarion_server.brokers import AnyBroker
 from clarion_server.duty import Duty
+from clarion_server.fleet import read_badge
 from clarion_server.options import Config
 from clarion_server.orders import Badge
 
@@ -39,11 +41,19 @@ def make(config: Config, *, duty: Duty, broker: AnyBroker, tasks: Tasks) -> Cont
     """None where there are no others: with the embedded broker."""
     if not isinstance(broker, RedisBroker):
         return None
+    own = duty.badge
+
+    def replaces(entry: Entry) -> bool:
+        # A server starts a worker when none of its own has that number any more.
+        other = read_badge(entry)
+        return other is not None and (other.instance, other.worker) == (own.instance, own.worker)
+
     return Control(
         broker.shards,
         keys=Keys(config.prefix),
-        worker=duty.badge.id,
-        about=msgspec.json.encode(duty.badge),
+        worker=own.id,
+        about=msgspec.json.encode(own),
         answer=duty.answer,
         tasks=tasks,
+        replaces=replaces,
     )

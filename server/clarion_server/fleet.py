@@ -174,10 +174,17 @@ class Fleet:
         return reports, absent
 
 
-def _absent(entry: Entry) -> Absent:
+def read_badge(entry: Entry) -> Badge | None:
+    """What a worker says of itself on the roll; None if that is not to be understood."""
     try:
-        badge = _badges.decode(entry.about)
+        return _badges.decode(entry.about)
     except (ValueError, RecursionError):
+        return None
+
+
+def _absent(entry: Entry) -> Absent:
+    badge = read_badge(entry)
+    if badge is None:
         return Absent(entry.id)
     return Absent(entry.id, badge.instance, badge.worker, badge.host, badge.pid)
 

@@ -23,7 +23,9 @@ QUICK = ControlOptions(lease_s=1.5, deadline_s=0.6, again_s=0.2)
 class Member:
     """A worker: its shards, its control, and what it was asked."""
 
-    def __init__(self, name: str, urls: Sequence[str], options: ControlOptions) -> None:
+    def __init__(
+        self, name: str, urls: Sequence[str], options: ControlOptions, replaces: str = ""
+    ) -> None:
         self.tasks = Tasks()
         self.shards: Shards = shards_of(
             [parse(url) for url in urls],
@@ -40,6 +42,7 @@ class Member:
             about=b'{"name":"%b"}' % name.encode(),
             answer=self._answered,
             tasks=self.tasks,
+            replaces=lambda entry: entry.id == replaces,
             options=options,
         )
         self._dead = False
