@@ -47,7 +47,7 @@ GRACE_SECONDS = 0.5
 milliseconds (`CLIENT KILL`, a restart of a proxy). Nothing was sent, so waiting is safe."""
 
 BRIEF_SECONDS = 1.0
-"""A connection that ends sooner has not worked: the next comes after a pause."""
+"""When two connections in a row end sooner, they do not work: the next comes after a pause."""
 
 TICK_SECONDS = 0.1
 """How often deadlines are looked at."""
@@ -314,6 +314,7 @@ class Shard:
 
     async def _keep_commands(self) -> NoReturn:
         failures = 0
+        brief = 0
         while True:
             try:
                 ended = await self._open_commands()
@@ -327,7 +328,8 @@ class Shard:
                 self._note("commands", reason)
                 if self._doubt is not None:
                     self._doubt()
-                if time.monotonic() - opened > BRIEF_SECONDS:
+                brief = brief + 1 if time.monotonic() - opened < BRIEF_SECONDS else 0
+                if brief < 2:
                     failures = 0
                     continue
                 self._decided.set()
