@@ -800,6 +800,40 @@ async def test_cancelling_the_program_closes_the_client() -> None:
         await until(lambda: clients(worker) == 0)
 
 
+async def test_closing_is_quick_while_a_queue_is_full() -> None:
+    async with connected(buffer=1, close_s=5) as (worker, client):
+        async with client.subscribe("bare:1"):
+            for _ in range(1000):
+                await publish(worker, "bare:1", "x" * 1000)
+            await asyncio.sleep(0.05)
+            began = asyncio.get_running_loop().time()
+            await client.close()
+            assert asyncio.get_running_loop().time() - began < 3
+        assert tasks_of_clients() == []
+
+
+async def test_a_callback_may_close_the_client() -> None:
+    closed = asyncio.Event()
+    async with connected() as (worker, client):
+
+        async def on_message(message: Message) -> None:
+            await client.close()
+            closed.set()
+
+        await client.listen("bare:1", on_message=on_message, on_lost=print).ready()
+        await publish(worker, "bare:1", 1)
+        await closed.wait()
+    await until(lambda: tasks_of_clients() == [])
+
+
+async def test_a_subscription_may_be_dropped_in_another_thread() -> None:
+    async with connected() as (worker, client):
+        subscriptions = [client.subscribe(f"bare:{n}") for n in range(20)]
+        await until(lambda: len(worker.hub.topics) == 20)
+        await asyncio.to_thread(subscriptions.clear)
+        await until(lambda: not worker.hub.topics)
+
+
 async def test_no_garbage_is_left_for_the_collector() -> None:
     """Reference counting frees a client and its subscriptions: nothing lingers until a cycle is
     found, which in a large program may take minutes."""

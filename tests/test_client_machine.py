@@ -412,7 +412,7 @@ def test_a_command_waits_for_a_connection_and_for_its_answer() -> None:
     client.connects()
     assert client.sent() == [{"op": "presence", "id": id, "topic": "a"}]
     client.hears("presence", id=id, topic="a", count=0, members=[])
-    assert client.effects() == [Outcome(id, wire.PresenceList("a", 0, [], id))]
+    assert client.effects() == [Outcome(id, wire.PresenceList("a", 0, [], id=id))]
     client.hears("presence", id=id, topic="a", count=0, members=[])
     assert client.effects() == []
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clarion_client.errors import Refused, SlowConsumer
 from clarion_client.events import Ended, Event, Lost, Message, Subscribed
@@ -78,7 +80,49 @@ def test_notices_do_not_fill_the_queue_of_one_that_takes_nothing() -> None:
         box.put(lost(str(n)))
         box.put(granted())
         box.put(lost(str(n), topic="b"))
+    assert len(box) == 4
     assert taken(box) == [1, lost("999"), granted(), lost("999", "b")]
+    assert len(box) == 0
+
+
+def test_notices_alone_do_not_fill_it_either() -> None:
+    box = mailbox(3)
+    for _ in range(1000):
+        box.put(granted())
+    assert taken(box) == [granted()] * 3
+
+
+def test_thousands_of_topics_that_come_back_while_it_is_full_cost_no_search() -> None:
+    box = mailbox(1)
+    box.put(message(1))
+    topics = [f"t{n}" for n in range(20_000)]
+    for _ in range(5):
+        for topic in topics:
+            box.put(granted(topic))
+    assert taken(box) == [1, *map(granted, topics)]
+
+
+@given(st.lists(st.sampled_from(["a", "b", "message", "take"]), max_size=300), st.integers(1, 5))
+def test_the_last_loss_of_each_topic_comes_in_any_case(steps: list[str], limit: int) -> None:
+    box = mailbox(limit, WhenFull.DROP_OLDEST)
+    last: dict[str, str] = {}
+    heard: dict[str, str] = {}
+
+    def hear(events: list[object]) -> None:
+        heard.update((event.topic, event.reason) for event in events if isinstance(event, Lost))
+
+    for number, step in enumerate(steps):
+        if step == "take":
+            event = box.take()
+            hear([event])
+        elif step == "message":
+            box.put(message(number))
+        else:
+            box.put(lost(str(number), step))
+            last[step] = str(number)
+        assert len(box) <= 2 * limit + 2
+    hear(taken(box))
+    assert heard == last
 
 
 def test_the_subscription_ends_behind_what_is_queued_if_it_is_to_raise() -> None:

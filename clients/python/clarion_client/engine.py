@@ -76,12 +76,12 @@ class Engine:
         self._pump()
 
     async def close(self) -> None:
-        """Ends everything, and waits for it: a little longer than `close_s` at most."""
+        """Ends everything, and waits for it: `close_s` at most, and a turn of the loop."""
         self._machine.stop()
         self._pump()
         try:
             if self._attempt is not None:
-                await asyncio.wait([self._attempt], timeout=self._target.close_s + 1)
+                await asyncio.wait([self._attempt], timeout=self._target.close_s)
         finally:
             await self._tasks.close()
 
@@ -234,8 +234,8 @@ class Engine:
 
     @property
     def _must_wait(self) -> bool:
-        if not self._full:
-            return False
+        if not self._full or self.state.phase is Phase.CLOSED:
+            return False  # when closed, what comes is read to find the end of it
         return not self._expecting or self._overrun >= OVERRUN_BYTES
 
     def _warn(self) -> None:
@@ -373,6 +373,7 @@ class Engine:
         if state.phase is Phase.BACKING_OFF:
             log.warning("%s: %s; again in %.1f s", self._target.shown, state.why, state.retry_s)
         elif state.phase is Phase.CLOSED:
+            self._room.set()
             for mailbox in {box for boxes in self._boxes.values() for box in boxes}:
                 mailbox.end(state.error and Closed(*state.error.args))
             if self._given is not None:

@@ -7,8 +7,9 @@
                   state, and would not want the rest any more
     raise         the subscription ends with `SlowConsumer` behind what is queued
 
-Only messages, joins and leaves count and give way. Of other events there is at most one of a kind
-for each topic when the queue is full, so they are bounded by the number of topics.
+Messages, joins and leaves count and give way. Other events (notices) never do: a loss must not be
+dropped. Instead, when the queue is full, a notice replaces the last of its kind for its topic, so
+that there are no more than a few for each topic however often a connection comes and goes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from enum import Enum
 
 from clarion_client.errors import ClarionError, SlowConsumer
 from clarion_client.events import Ended, Event, Lost, Subscribed
+
+SLACK = 64
+"""Empty slots that a queue may have before it is made anew without them."""
 
 
 class WhenFull(str, Enum):
@@ -48,13 +52,16 @@ class Mailbox:
         self.error: ClarionError | None = None
         self.topics: set[str] = set()
         self.awaited: set[str] = set()
-        self._events: deque[Event] = deque()
+        # A slot is emptied where its notice was replaced: taking it out would cost a search.
+        self._slots: deque[list[Event]] = deque()
+        self._notices: dict[tuple[type, str], list[Event]] = {}
+        self._empty = 0
         self._counted = 0
         self._arrival = asyncio.Event()
         self._granted = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._events)
+        return len(self._slots) - self._empty
 
     @property
     def blocks(self) -> bool:
@@ -85,19 +92,27 @@ class Mailbox:
                 return
             if self.when_full is WhenFull.DROP_OLDEST:
                 self._drop_oldest()
-        self._events.append(event)
+        self._slots.append([event])
         self._counted += 1
         self._arrival.set()
 
     def take(self) -> Event | None:
         """The oldest event, if there is one."""
-        if not self._events:
-            return None
-        event = self._events.popleft()
-        self._counted -= not isinstance(event, (Lost, Subscribed, Ended))
-        if not self._events and not self.over:
-            self._arrival.clear()
-        return event
+        while self._slots:
+            slot = self._slots.popleft()
+            if not slot:
+                self._empty -= 1
+                continue
+            (event,) = slot
+            if isinstance(event, (Lost, Subscribed, Ended)):
+                if self._notices.get((type(event), event.topic)) is slot:
+                    del self._notices[type(event), event.topic]
+            else:
+                self._counted -= 1
+            if not len(self) and not self.over:
+                self._arrival.clear()
+            return event
+        return None
 
     async def arrival(self) -> None:
         """Waits until `take` has something to give, or nothing more comes."""
@@ -111,7 +126,7 @@ class Mailbox:
 
     def refusals(self) -> list[Ended]:
         """The topics that have ended and whose end was not taken yet."""
-        return [event for event in self._events if isinstance(event, Ended)]
+        return [event for slot in self._slots for event in slot if isinstance(event, Ended)]
 
     def end(self, error: ClarionError | None = None) -> None:
         """Nothing more comes."""
@@ -123,20 +138,24 @@ class Mailbox:
 
     def clear(self) -> None:
         """What is queued is not wanted any more."""
-        self._events.clear()
-        self._counted = 0
+        self._slots.clear()
+        self._notices.clear()
+        self._empty = self._counted = 0
 
     def _put_notice(self, event: Lost | Subscribed | Ended) -> None:
         if not isinstance(event, Lost):
             self.awaited.discard(event.topic)
             self._granted.set()
-        if self._counted >= self.limit:
-            # A connection that comes and goes must not fill memory with what it says each time.
-            for place, queued in enumerate(self._events):
-                if type(queued) is type(event) and queued.topic == event.topic:
-                    del self._events[place]
-                    break
-        self._events.append(event)
+        key = (type(event), event.topic)
+        if len(self) >= self.limit and (earlier := self._notices.get(key)):
+            earlier.clear()
+            self._empty += 1
+            if self._empty > SLACK + len(self):
+                self._slots = deque(slot for slot in self._slots if slot)
+                self._empty = 0
+        slot: list[Event] = [event]
+        self._notices[key] = slot
+        self._slots.append(slot)
         self._arrival.set()
         if isinstance(event, Ended):
             self._leave(event.topic)
@@ -149,9 +168,9 @@ class Mailbox:
             self.end()
 
     def _drop_oldest(self) -> None:
-        for place, queued in enumerate(self._events):
-            if not isinstance(queued, (Lost, Subscribed, Ended)):
-                del self._events[place]
+        for place, slot in enumerate(self._slots):
+            if slot and not isinstance(slot[0], (Lost, Subscribed, Ended)):
+                del self._slots[place]
                 self._counted -= 1
                 self.dropped += 1
                 return
