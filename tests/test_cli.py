@@ -122,7 +122,7 @@ def test_demo_has_a_command_line_of_its_own(capsys: Capture) -> None:
 def test_serve_says_all_that_is_wrong_and_starts_nothing(capsys: Capture) -> None:
     assert main(["serve", "--port", "http", "--workers", "2"]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("clarion: 3 mistakes in the configuration\n")
+    assert error.startswith("clarion: 2 mistakes in the configuration\n")
     assert (
         '\n  --port\n    port: is "http"\n        expected: a whole number, 0 to 65535\n' in error
     )
