@@ -16,6 +16,7 @@ SCENARIOS = {
     "wide": "one topic, 10,000 subscribers, 10 publications a second: when is the last one served",
     "memory": "bytes that an idle, subscribed connection takes",
     "storm": "15,000 clients connect and subscribe at once",
+    "presence": "what it costs a worker and its Redis to know who is subscribed",
     "shards": "what Redis adds: latency, publishes a second, a topic a user; 0, 1 and 3 shards",
     "autobahn": "the Autobahn test suite's fuzzing client against /echo",
 }

@@ -12,8 +12,9 @@
 -- is held again; 3 it had ended and its members are being removed: nothing was done, try again.
 --
 -- Leases is a sorted set: a worker, and when its lease ends by this server's clock, ms; 0: it is
--- being removed. Members is one of score 0, so in the order of bytes: 'worker client member'.
--- No member is without a lease. A server whose memory is full keeps presence all the same: it is
+-- being removed. '~' is no worker: until then nobody is removed, as somebody's lease had ended that
+-- came back; this server was out of reach, and others may come back too. Members is one of score
+-- 0, so in the order of bytes: 'worker client member'. No member is without a lease. A server whose memory is full keeps presence all the same: it is
 -- bounded by the clients that are connected, and must be able to shrink.
 
 local worker = ARGV[1]
@@ -28,11 +29,18 @@ if ends then
   lease = ends == 0 and 3 or ends > now and 1 or 2
 end
 
--- Whoever was cut off itself removes nobody yet: others may have been cut off with it.
+if lease == 2 then
+  redis.call('ZADD', KEYS[1], now + ARGV[2], '~')
+end
 local removed, more = 0, 0
-if lease ~= 2 then
+local ended = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)
+if #ended > 0 then
+  if tonumber(redis.call('ZSCORE', KEYS[1], '~') or 0) > now then
+    -- What was begun goes on.
+    ended = redis.call('ZRANGEBYSCORE', KEYS[1], 0, 0)
+  end
   local left = tonumber(ARGV[6])
-  for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)) do
+  for _, dead in ipairs(ended) do
     local entries = {}
     if left > 0 then
       entries = redis.call(

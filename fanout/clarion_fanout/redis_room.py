@@ -4,6 +4,7 @@ without I/O.
     unsent    changes that Redis has not been told of
     aloft     a call is on its way; what changes meanwhile waits for the next one
     held      Redis has our lease, as far as we know, and with it all that we have told
+    quiet     all that there is to do is to renew the lease, which is done for many rooms together
 
 Being told the same twice does no harm, so what got no answer is told again. Redis may also know
 less than we told it, or more: it lost its data, or they stepped back when it restarted or failed
@@ -79,8 +80,8 @@ class Landing(NamedTuple):
 class Room:
     """One topic: what its two kinds share."""
 
-    __slots__ = ("_house", "_loaded", "_noted", "_told", "_waiting", "aloft", "renewed", "shard",
-                 "size", "topic")  # fmt: skip
+    __slots__ = ("_held", "_house", "_loaded", "_noted", "_regular", "_told", "_waiting", "aloft",
+                 "renewed", "shard", "size", "topic")  # fmt: skip
 
     def __init__(self, topic: str, house: House) -> None:
         self.topic = topic
@@ -92,10 +93,16 @@ class Room:
         """When the lease was looked after last, monotonic seconds."""
         self.aloft = False
         self._house = house
+        self._held = False
+        self._regular = True  # whether the lease was as it should be when it was renewed
         self._noted: int = 0  # changes, ever
         self._loaded: int = 0  # of these, those that are told when the call lands
         self._told: int = 0  # of these, those that are told
         self._waiting: list[asyncio.Future[None]] | None = None
+
+    @property
+    def keys(self) -> tuple[bytes, bytes]:
+        raise NotImplementedError
 
     @property
     def unsettled(self) -> bool:
@@ -113,11 +120,28 @@ class Room:
     def leave(self, client: str) -> None:
         raise NotImplementedError
 
-    def load(self, most: int, reign: bytes) -> tuple[bytes, int]:
-        """The next call, with `most` changes at most, and about how many pieces of work it is.
+    def doubt(self) -> None:
+        """Nothing is known any more of what the shard has; it will be told of all members."""
+        raise NotImplementedError
 
-        reign: of the shard; see `redis_shard`.
-        """
+    # Calls
+
+    def quiet(self, reign: bytes) -> bool:
+        """Whether the lease is all that there is to be done. reign: of the shard."""
+        return self._held and self._regular and not self.unsettled
+
+    def renew(self) -> tuple[bytes, bytes]:
+        """The keys for presence_renew.lua."""
+        self.aloft = True
+        return self.keys
+
+    def lease_renewed(self, regular: bool) -> None:
+        """It was, or there is more to be done."""
+        self.aloft = False
+        self._regular = regular
+
+    def load(self, most: int, reign: bytes) -> tuple[bytes, int]:
+        """The next call, with `most` changes at most, and about how many pieces of work it is."""
         raise NotImplementedError
 
     def landed(self, reply: Reply) -> Landing:
@@ -125,15 +149,11 @@ class Room:
         raise NotImplementedError
 
     def lost(self, error: BrokerUnavailable) -> None:
-        """The call was not answered: nobody knows whether it was executed."""
+        """What is aloft was not answered: nobody knows whether it was executed."""
         self.aloft = False
         for future in self._waiters():
             # One each: whoever raises it writes into it where it went.
             future.set_exception(BrokerUnavailable(str(error), error.retry_ms))
-
-    def cut_off(self) -> None:
-        """Stops noting what there is to tell: it will be told as a whole. The shard is away."""
-        raise NotImplementedError
 
     async def settled(self) -> None:
         """Returns when all that changed before was told. Raises `BrokerUnavailable`."""
@@ -147,6 +167,7 @@ class Room:
 
     def _land(self) -> None:
         self.aloft = False
+        self._regular = True
         self._told = self._loaded
         for future in self._waiters():
             future.set_result(None)
@@ -161,6 +182,10 @@ class CountRoom(Room):
 
     __slots__ = ()
 
+    @property
+    def keys(self) -> tuple[bytes, bytes]:
+        return count_keys(self._house.keys, self.topic)
+
     def enter(self, client: str, member: bytes) -> None:
         self.size += 1
         self._noted += 1
@@ -169,20 +194,22 @@ class CountRoom(Room):
         self.size -= 1
         self._noted += 1
 
+    def doubt(self) -> None:
+        self._held = False
+        self._told = self._loaded = self._noted
+
     def load(self, most: int, reign: bytes) -> tuple[bytes, int]:
         house = self._house
         self.aloft = True
         self._loaded = self._noted
+        self._held = self.size > 0
         arguments = (house.worker, self.size, house.lease_ms, house.kept_ms)
-        return PRESENCE_COUNT.packed(count_keys(house.keys, self.topic), arguments), 1
+        return PRESENCE_COUNT.packed(self.keys, arguments), 1
 
     def landed(self, reply: Reply) -> Landing:
         self._land()
         _, removed = cast("list[int]", reply)
         return Landing(removed=removed)
-
-    def cut_off(self) -> None:
-        self._told = self._loaded = self._noted
 
 
 class MemberRoom(Room):
@@ -191,8 +218,8 @@ class MemberRoom(Room):
     announced: whether those who come and go are.
     """
 
-    __slots__ = ("_announced", "_doubtful", "_flying", "_held", "_last", "_members", "_reign",
-                 "_unsent", "_walk", "_walking")  # fmt: skip
+    __slots__ = ("_announced", "_doubtful", "_flying", "_last", "_members", "_reign", "_unsent",
+                 "_walk", "_walking")  # fmt: skip
 
     def __init__(self, topic: str, house: House, announced: bool) -> None:
         super().__init__(topic, house)
@@ -201,12 +228,15 @@ class MemberRoom(Room):
         # Who came or went, and what it shows; which of the two it was, `_members` says.
         self._unsent: dict[str, bytes] = {}
         self._flying: dict[str, bytes] = {}
-        self._held = False
         self._last = False  # whether the call that is aloft gives up the lease
         self._reign = b""  # in which the last call was made
         self._doubtful = False
         self._walk: bytes | None = None  # the entry behind which the walk goes on; b"": the first
         self._walking = False  # whether that is what is aloft
+
+    @property
+    def keys(self) -> tuple[bytes, bytes]:
+        return member_keys(self._house.keys, self.topic)
 
     @property
     def unsettled(self) -> bool:
@@ -225,6 +255,13 @@ class MemberRoom(Room):
     def _note(self, client: str, member: bytes) -> None:
         self._noted += 1
         self._unsent[client] = member
+
+    def doubt(self) -> None:
+        self._unsent.clear()
+        self._doubtful = True
+
+    def quiet(self, reign: bytes) -> bool:
+        return reign == self._reign and super().quiet(reign)
 
     def load(self, most: int, reign: bytes) -> tuple[bytes, int]:
         self.aloft = True
@@ -263,13 +300,11 @@ class MemberRoom(Room):
                 for client, member in self._flying.items()
             ],
         )
-        return PRESENCE.packed(member_keys(house.keys, self.topic), arguments), len(
-            self._flying
-        ) + 1
+        return PRESENCE.packed(self.keys, arguments), len(self._flying) + 1
 
     def _packed_walk(self) -> tuple[bytes, int]:
         worker = self._house.worker
-        _, members = member_keys(self._house.keys, self.topic)
+        _, members = self.keys
         first = b"(" + self._walk if self._walk else b"[" + worker + b" "
         call = (b"ZRANGEBYLEX", members, first, b"(" + worker + b"!", b"LIMIT", 0, WALKED)
         self._loaded = self._told
@@ -292,6 +327,7 @@ class MemberRoom(Room):
             self._held = not self._last
             self._flying = {}
         self._land()
+        self._regular = not more
         announced = changed + removed if self._announced else 0
         return Landing(announced, removed, bool(more) or self.unsettled)
 
@@ -313,7 +349,3 @@ class MemberRoom(Room):
         self._unsent = {**self._flying, **self._unsent}
         self._flying = {}
         self._loaded = self._told
-
-    def cut_off(self) -> None:
-        self._unsent.clear()
-        self._doubtful = True

@@ -38,5 +38,17 @@ LEASE = Script("lease")
 PRESENCE = Script("presence")
 PRESENCE_COUNT = Script("presence_count")
 PRESENCE_READ = Script("presence_read")
+PRESENCE_RENEW = Script("presence_renew")
 
-SCRIPTS = (ADOPT, SEAL, PUBLISH, PUBLISH_ONCE, READ, LEASE, PRESENCE, PRESENCE_COUNT, PRESENCE_READ)
+SCRIPTS = (
+    ADOPT,
+    SEAL,
+    PUBLISH,
+    PUBLISH_ONCE,
+    READ,
+    LEASE,
+    PRESENCE,
+    PRESENCE_COUNT,
+    PRESENCE_READ,
+    PRESENCE_RENEW,
+)
