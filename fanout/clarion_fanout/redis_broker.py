@@ -261,14 +261,21 @@ class RedisBroker:
             return Page(None, ())
         if self._feed is None:
             raise BrokerUnavailable("the broker is closed")
-        page = await self.reader.ask(topic, want)
-        follower = self._listeners.get(topic)
-        if isinstance(follower, Follower) and follower.state is not State.BLIND:
-            await self._reach(follower, page.position)
-        return page
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while True:
+                    page = await self.reader.ask(topic, want)
+                    follower = self._listeners.get(topic)
+                    if not isinstance(follower, Follower) or follower.state is State.BLIND:
+                        return page
+                    if await self._is_reached(follower, page.position):
+                        return page
+                    # The stream has turned since the page was read, and the feed with it.
+        except TimeoutError:
+            raise BrokerUnavailable("the topic's history could not be read in time") from None
 
-    async def _reach(self, follower: Follower, position: Position | None) -> None:
-        """Returns when everything up to `position` was fed."""
+    async def _is_reached(self, follower: Follower, position: Position | None) -> bool:
+        """Brings the feed up to `position`; says whether it is there, and in the same epoch."""
         assert position is not None
         epoch, offset = position
 
@@ -276,22 +283,15 @@ class RedisBroker:
             return follower.epoch == epoch and follower.offset >= offset
 
         if reached():
-            return
-        try:
+            return True
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ARRIVAL_SECONDS):
                 await follower.when(reached)
-            return
-        except TimeoutError:
-            pass
-        if reached():
-            return
-        # Either it got lost, or the stream has turned: the next page brings the feed beyond it.
-        follower.doubt()
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await follower.when(lambda: follower.state is State.LIVE)
-        except TimeoutError:
-            raise BrokerUnavailable("the topic's history could not be read in time") from None
+        if not reached():
+            # Either it got lost, or the stream has turned: the next page brings the feed beyond.
+            follower.doubt()
+            await follower.when(lambda: follower.state is State.LIVE)
+        return reached()
 
     # Following
 
@@ -313,8 +313,10 @@ class RedisBroker:
         listener = self._listeners[topic]
         try:
             async with asyncio.timeout(self._timeout_s):
-                await listener.when(lambda: self._is_confirmed(topic))
-                while isinstance(listener, Follower) and listener.state is State.BLIND:
+                while True:
+                    await listener.when(lambda: self._is_confirmed(topic))
+                    if not isinstance(listener, Follower) or listener.state is not State.BLIND:
+                        return
                     # What is fed begins at the position that the stream has now. Again, should
                     # the subscription have been interrupted meanwhile.
                     await self.reader.ask(topic, Want(limit=0))

@@ -1,0 +1,112 @@
+"""A topic's stream as the scripts keep it in Redis, written down naively: the model of the tests.
+
+What it has forgotten it keeps apart (`given`), as tests must know what nobody can have any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from clarion_fanout.broker import Page, Want
+from clarion_fanout.publication import Position, Publication
+
+TOPIC = "many:a"
+
+
+class Given(NamedTuple):
+    """A publication at the moment when it was given out. number: counts all, from 1."""
+
+    number: int
+    position: Position
+
+
+class NaiveStream:
+    """See the module's text."""
+
+    def __init__(self) -> None:
+        self._epochs = 1
+        self._numbers = 0
+        self.position = Position("e1", 0)
+        self.kept: dict[int, Given] = {}
+        """By offset, in order."""
+        self.given: dict[bytes, Given] = {}
+        """Everything that was ever published, by its data."""
+        self._lineage: list[tuple[str, int]] = []
+        self._turns = False  # with the next publication
+
+    def publish(self) -> bytes:
+        """Takes a publication; returns the payload that subscribers get."""
+        epoch, offset = self.position
+        if self._turns:
+            self._turns = False
+            self._lineage.insert(0, (epoch, offset))
+            epoch = self._fresh()
+        self._numbers += 1
+        data = b"%d" % self._numbers
+        self.position = Position(epoch, offset + 1)
+        self.given[data] = self.kept[offset + 1] = Given(self._numbers, self.position)
+        return b"#%d 0 %b %b" % (offset + 1, epoch.encode(), data)
+
+    def _fresh(self) -> str:
+        self._epochs += 1
+        return f"e{self._epochs}"
+
+    # What happens to shards
+
+    def restart(self, forgotten: int = 0) -> None:
+        """Another reign begins; the newest so many publications are not known in it."""
+        epoch, offset = self.position
+        left = max(0, offset - forgotten)
+        self.position = Position(epoch, left)
+        self.kept = {each: given for each, given in self.kept.items() if each <= left}
+        self._turns = True
+
+    def lose(self) -> None:
+        """Everything is gone, as after FLUSHALL."""
+        self.position = Position(self._fresh(), 0)
+        self.kept.clear()
+        self._lineage.clear()
+        self._turns = False
+
+    def trim(self, size: int) -> None:
+        """Forgets the oldest; keeps so many."""
+        for offset in list(self.kept)[: max(0, len(self.kept) - size)]:
+            del self.kept[offset]
+
+    def cut_out(self, offset: int) -> None:
+        """Forgets one in the middle, as an operator's `XDEL` does."""
+        self.kept.pop(offset, None)
+
+    # Questions
+
+    def page(self, want: Want, *, follows: bool = False) -> Page:
+        """The answer that read.lua would give."""
+        newest = self.position.offset
+        since, complete = 0, True
+        if want.since is not None:
+            limit = self._limit(want.since.epoch)
+            complete = want.since.offset <= limit
+            since = want.since.offset if complete else limit if follows else 0
+        elif want.last:
+            since = newest - want.last
+        offsets = [offset for offset in self.kept if offset > since]
+        if want.since is not None and offsets != list(range(want.since.offset + 1, newest + 1)):
+            complete = False
+        if want.limit is not None:
+            offsets = offsets[: want.limit]
+        return Page(self.position, [self._publication(offset) for offset in offsets], complete)
+
+    def _limit(self, epoch: str) -> int:
+        """Up to where an epoch is part of the stream."""
+        known = [(self.position.epoch, self.position.offset), *self._lineage]
+        return next((limit for name, limit in known if name == epoch), -1)
+
+    def _publication(self, offset: int) -> Publication:
+        number = self.kept[offset].number
+        return Publication(TOPIC, b"%d" % number, 0, offset, self.position.epoch)
+
+
+def numbers(publications: Sequence[Publication]) -> list[int]:
+    """Those of the publications, by what `NaiveStream.publish` made their data."""
+    return [int(each.data) for each in publications if type(each) is Publication]

@@ -1,0 +1,108 @@
+"""What only happens when answers, payloads and turns of a stream meet at the wrong moment.
+
+What every broker must do is in `test_broker_contract`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from clarion_fanout.broker import Page, Want
+from clarion_fanout.publication import Position
+from clarion_fanout.redis_broker import RedisBroker
+from support.brokers import Recorder
+from support.naive_stream import TOPIC, numbers
+from support.staged_shards import StagedShard, StagedShards, broker_over
+
+
+class Staged(NamedTuple):
+    broker: RedisBroker
+    shards: StagedShards
+    shard: StagedShard
+    feed: Recorder
+
+    @property
+    def fed_up_to(self) -> Position:
+        last = self.feed.publications[-1]
+        return Position(last.epoch, last.offset)
+
+
+@asynccontextmanager
+async def following(published: int = 3) -> AsyncIterator[Staged]:
+    """A broker that follows a topic from its newest publication on."""
+    shards = StagedShards()
+    for _ in range(published):
+        shards.stream.publish()
+    broker, feed = broker_over(shards), Recorder()
+    await broker.start(feed)
+    try:
+        assert not broker.attach(TOPIC)
+        shards.shard.confirm()
+        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+            attached = group.create_task(broker.attached(TOPIC))
+            await shards.answer_until(attached.done)
+        yield Staged(broker, shards, shards.shard, feed)
+    finally:
+        await broker.close()
+
+
+async def test_a_page_is_not_older_than_the_epoch_that_the_feed_is_in() -> None:
+    """A page is read, and its last publication is lost on the way to the feed. While that is
+    waited for the stream turns. The feed goes on in the new epoch, with what was lost; whoever
+    got the page then would get that twice."""
+    async with following() as on, asyncio.timeout(5), asyncio.TaskGroup() as group:
+        on.shards.stream.publish()  # the payload is lost
+        reading = group.create_task(on.broker.read(TOPIC, Want(since=Position("e1", 3))))
+        await on.shards.question()
+        on.shards.answer()
+        on.shards.stream.restart()
+        on.shard.take(on.shards.stream.publish())
+        await on.shards.answer_until(reading.done)
+        page = reading.result()
+        assert numbers(on.feed.publications) == numbers(page.publications) == [4, 5]
+        assert page.position == on.fed_up_to == Position("e2", 5)
+
+
+async def test_a_page_is_not_newer_than_what_was_fed() -> None:
+    """The feed waits for a page of its own, which is older than the one that is asked for."""
+    async with following() as on, asyncio.timeout(5), asyncio.TaskGroup() as group:
+        stream = on.shards.stream
+        stream.publish()  # the payload is lost
+        on.shard.take(stream.publish())
+        await on.shards.question()  # of the follower
+        stream.publish()  # the payload is lost
+        reading = group.create_task(on.broker.read(TOPIC, Want(since=Position("e1", 3))))
+        while len(on.shards.sent) < 2:
+            await asyncio.sleep(0)
+        on.shards.sent.rotate()  # another connection may be quicker
+        on.shards.answer()
+        await asyncio.sleep(0.1)  # longer than a payload is waited for
+        await on.shards.answer_until(reading.done)
+        assert numbers(on.feed.publications) == numbers(reading.result().publications) == [4, 5, 6]
+
+
+async def test_a_topic_is_not_asked_for_while_its_subscription_is_interrupted() -> None:
+    shards = StagedShards()
+    broker = broker_over(shards)
+    await broker.start(Recorder())
+    try:
+        broker.attach(TOPIC)
+        shards.shard.confirm()
+        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+            attached = group.create_task(broker.attached(TOPIC))
+            await asyncio.sleep(0)
+            shards.shard.interrupt()  # just before the first question
+            await shards.question()
+            shards.answer()
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert not shards.sent
+            assert not attached.done()
+            shards.shard.confirm()
+            await shards.answer_until(attached.done)
+        assert broker.reader.reads == 2
+    finally:
+        await broker.close()
