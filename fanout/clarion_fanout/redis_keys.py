@@ -9,6 +9,8 @@ is all in the slot of the channel: one script can work on it, and `SPUBLISH` rea
     clarion:i:{clarion:t:<topic>}:<key>   a publisher's idempotency key
     clarion:p:{clarion:t:<topic>}...  presence
     clarion:inbox, clarion:inbox:dead     what backends want published
+    clarion:o:{clarion:inbox}         the worker that publishes it, for now
+    clarion:e:{clarion:t:<topic>}:...     an entry of an inbox that was published
     clarion:probe:<worker>:<n>        channels of probes
     clarion:workers                   who is there, and until when
     clarion:control                   what is asked of all workers
@@ -36,6 +38,8 @@ class Keys:
         self._presence = f"{prefix}:p:{{{prefix}:t:".encode()
         self.inbox = f"{prefix}:inbox".encode()
         self.dead = f"{prefix}:inbox:dead".encode()
+        self.owner = f"{prefix}:o:{{{prefix}:inbox}}".encode()
+        self._entry = f"{prefix}:e:{{{prefix}:t:".encode()
         self._control = f"{prefix}:control".encode()
         self._workers = f"{prefix}:workers".encode()
 
@@ -54,6 +58,9 @@ class Keys:
 
     def key(self, topic: str, key: str) -> bytes:
         return b"%b%b}:%b" % (self._key, topic.encode(), key.encode())
+
+    def entry(self, topic: str, mark: bytes) -> bytes:
+        return b"%b%b}:%b" % (self._entry, topic.encode(), mark)
 
     def presence(self, topic: str) -> bytes:
         """What the names of a topic's presence begin with."""

@@ -34,6 +34,7 @@ ADOPT = Script("adopt")
 SEAL = Script("seal")
 PUBLISH_ONCE = Script("publish_once")
 READ = Script("read")
+INBOX = Script("inbox")
 LEASE = Script("lease")
 PRESENCE = Script("presence")
 PRESENCE_COUNT = Script("presence_count")
@@ -46,6 +47,7 @@ SCRIPTS = (
     PUBLISH,
     PUBLISH_ONCE,
     READ,
+    INBOX,
     LEASE,
     PRESENCE,
     PRESENCE_COUNT,
