@@ -35,6 +35,9 @@ LIST_BYTES = 4 * 1024 * 1024
 """Of all pages that one list is made of. Redis holds them for us until we have read them, and ends
 our subscriptions at 32 MB."""
 
+LARGE_BYTES = 64 * 1024
+"""A larger report is read alone in a turn of the event loop: a page of topics takes milliseconds."""
+
 LISTS = 4
 """That are made at a time, for the same reason."""
 
@@ -170,6 +173,8 @@ class Fleet:
                 reports.append(decoder.decode(answer))
             except (ValueError, RecursionError):
                 absent.append(Absent(worker))  # of another version
+            if len(answer) > LARGE_BYTES:
+                await asyncio.sleep(0)
         self.requests[op, "partial" if absent else "complete"] += 1
         return reports, absent
 

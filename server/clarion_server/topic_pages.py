@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from bisect import bisect_right
 from collections.abc import Mapping
+from operator import itemgetter
 
 from clarion_fanout.hub import Topic
 from clarion_server.orders import ListTopics, TopicPage
@@ -61,14 +62,17 @@ def merged(one: TopicPage, other: TopicPage, limit: int) -> TopicPage:
     """
     cuts = [page.through for page in (one, other) if page.through is not None]
     through = min(cuts, default=None)
-    sums = Counter[str]()
-    for page in (one, other):
-        for name, subscribers in page.topics:
-            if through is not None and name > through:
-                break
-            sums[name] += subscribers
-    names = sorted(sums)
+    sums = dict(_until(one, through))
+    for name, subscribers in _until(other, through):
+        sums[name] = sums.get(name, 0) + subscribers
+    names = sorted(sums)  # quick: they are two sorted runs
     if len(names) > limit:
         del names[limit:]
         through = names[-1]
     return TopicPage([(name, sums[name]) for name in names], through)
+
+
+def _until(page: TopicPage, through: str | None) -> list[tuple[str, int]]:
+    if through is None:
+        return page.topics
+    return page.topics[: bisect_right(page.topics, through, key=itemgetter(0))]
