@@ -1,0 +1,596 @@
+/** A client of Clarion. What it does and why: README.md; its types: index.d.ts. */
+
+const OPEN_MS = 15_000; // for token, handshake and welcome; the server waits 10 s for a token
+const PONG_MS = 10_000;
+const WAKE_MS = 5_000; // for the same where somebody is looking
+const RENEW_MS = 5_000; // between two tries to get a token
+const STEADY_MS = 5_000; // a connection that lasted so long did not fail
+const STREAM_MS = 60_000; // a stream is dead without a byte; it has a heartbeat every 25 s
+const PROBE_MS = 15_000; // on a stream, until a WebSocket is tried again; doubles
+const BLOCKED = 2; // WebSockets in a row on which nothing was heard
+const BATCH = 100; // topics in a command: with the longest names 40 KiB
+const QUEUE = 1000; // commands that wait
+const COMMAND = 65_536; // bytes; the server closes for good after a longer one
+
+export class ClarionError extends Error {
+  name = "ClarionError";
+  constructor(code, message = code, topic, retryMs) {
+    super(message);
+    this.code = code;
+    this.topic = topic;
+    this.retryMs = retryMs;
+  }
+}
+
+/** Whoever takes it for a message learns from `data` what it is. */
+export class Lost extends ClarionError {
+  op = "lost";
+  constructor({ topic, epoch, offset }, reason) {
+    super("lost", reason, topic);
+    Object.assign(this, { epoch, offset });
+  }
+  get data() {
+    throw this;
+  }
+}
+
+export const comesBack = (code) => !(code >= 4500 || [1002, 1003, 1007, 1008, 1009].includes(code));
+
+/**
+ * All decisions, and no I/O: events go in with the time in ms, the host obeys, and calls `tick` when
+ * it is `due`. Four states:
+ *
+ *   waiting     for the end of a pause; the first has no length
+ *   connecting  for a token, the transport, `welcome`
+ *   connected   pings when it is quiet, renews the token before it ends
+ *   closed      for good
+ */
+export class Machine {
+  state = "waiting";
+  topics = new Map();
+  commands = new Map(); // unanswered, oldest first
+  id = 0;
+  at = 0; // when the state ends
+  attempts = 0;
+  blocked = 0;
+  probes = 0;
+
+  constructor(options, host) {
+    Object.assign(this, { options, host });
+    this.renews = typeof options.token === "function";
+    if (!this.renews) this.token = options.token ?? null;
+  }
+
+  get due() {
+    let due = this.at;
+    if (this.state === "waiting" && !this.topics.size && !this.options.WebSocket) due = Infinity;
+    if (this.state === "connected") {
+      due = Math.min(due, this.askAt, this.renewAt, this.pingAt, this.pongAt);
+    }
+    for (const { until } of this.commands.values()) return Math.min(due, until);
+    return due;
+  }
+
+  tick(now) {
+    for (const [id, { until }] of this.commands) {
+      if (now >= until) this.fail(id, "timeout");
+    }
+    if (now < this.due) return;
+    if (this.state === "waiting") this.connect(now);
+    else if (this.state === "connecting") this.ended(now, { reason: "no welcome" });
+    else if (now >= this.at) this.restart(now);
+    else if (now >= this.pongAt) this.ended(now, { code: 4003, reason: "no pong" });
+    else {
+      if (now >= this.pingAt) this.ping(now + PONG_MS);
+      if (now >= this.renewAt) this.renew();
+      if (now >= this.askAt) this.ask(now);
+    }
+  }
+
+  become(state, fields) {
+    this.state = state;
+    this.host.state({ state, ...fields });
+  }
+
+  // Connections
+
+  connect(now) {
+    const { WebSocket, sse = true } = this.options;
+    const blocked = sse && this.blocked >= BLOCKED && this.topics.size > 0;
+    this.stream = !WebSocket || (blocked && !this.stream); // in turns, until one works
+    if (!this.stream) this.blocked++;
+    this.at = now + OPEN_MS;
+    this.become("connecting");
+    if (this.token === undefined) this.renew();
+    else this.open();
+  }
+
+  open() {
+    this.greeting = null;
+    if (this.stream) for (const topic of this.topics.values()) topic.asked = null;
+    this.host.open(this);
+  }
+
+  opened() {
+    if (!this.token || this.inUrl) return;
+    this.greeting = "connect";
+    this.send({ op: "connect", id: "connect", token: this.token, name: this.options.name });
+  }
+
+  welcome(now, { client, user, ping_ms, expires_ms }) {
+    this.since = now;
+    this.pingMs = Math.max(1000, +ping_ms || STREAM_MS);
+    this.pingAt = now + this.pingMs;
+    this.at = Infinity;
+    if (!this.stream) this.probes = 0;
+    else if (this.options.WebSocket) this.at = now + PROBE_MS * 2 ** this.probes++;
+    this.expire(now, expires_ms);
+    this.become("connected", { client, user, transport: this.stream ? "sse" : "websocket" });
+    for (const id of this.commands.keys()) this.issue(id);
+    this.ask(now);
+  }
+
+  ping(until) {
+    if (!this.stream && this.pongAt === Infinity) this.send({ op: "ping" });
+    this.pingAt = Infinity;
+    this.pongAt = Math.min(this.pongAt, until);
+  }
+
+  /** The network has changed, or somebody looks at the page again. */
+  wake(now) {
+    this.blocked = 0;
+    if (this.state === "connecting") this.at = Math.min(this.at, now + WAKE_MS);
+    else if (this.state === "waiting" && !this.told) this.at = now;
+    else if (this.state === "connected" && !this.stream) this.ping(now + WAKE_MS);
+    this.tick(now);
+  }
+
+  restart(now) {
+    this.ended(now, { code: 1000, retry_ms: 0 });
+  }
+
+  ended(now, { code = 1006, reason, retry_ms }) {
+    if (this.state === "waiting" || this.state === "closed") return;
+    if (code === 4002 && this.renews) this.token = undefined;
+    else if (code === 4002 || !comesBack(code)) return this.close(now, code, reason);
+    this.host.close();
+    if (this.stream && this.state === "connecting") this.blocked = 0; // nor does anything else work
+    for (const topic of this.topics.values()) {
+      topic.asked = undefined;
+      topic.live = false;
+      if (!topic.readers.size) this.topics.delete(topic.topic); // the backend's wish, not ours
+    }
+    if (this.state === "connected") {
+      // All of them were sent, and may have been carried out or not.
+      for (const id of this.commands.keys()) this.fail(id, "disconnected");
+      if (now > this.since + STEADY_MS) this.attempts = 0;
+    }
+    const { backoff: [first, most], random = Math.random } = this.options;
+    this.told = Number.isFinite(retry_ms);
+    const pause = this.told ? retry_ms : random() * Math.min(most, first * 2 ** this.attempts++);
+    this.at = now + pause;
+    this.become("waiting", { code, reason, pause });
+  }
+
+  close(now, code, reason) {
+    if (this.state === "closed") return;
+    this.at = Infinity;
+    this.become("closed", { code, reason });
+    this.host.close();
+    const error = new ClarionError(code ?? "closed", reason);
+    for (const topic of this.topics.values()) this.end(topic, code && error);
+    for (const id of this.commands.keys()) this.answer(id, error);
+  }
+
+  // Tokens: `token` is undefined while a new one is needed.
+
+  renew() {
+    this.renewAt = Infinity;
+    this.host.renew();
+  }
+
+  renewed(now, token = null) {
+    const awaited = this.token === undefined;
+    this.token = token;
+    if (this.state === "connecting" && awaited) this.open();
+    else if (this.state === "connected") this.send({ op: "refresh", id: "refresh", token });
+  }
+
+  notRenewed(now, error) {
+    this.host.error(error);
+    this.renewAt = now + RENEW_MS;
+    if (this.state === "connecting") this.ended(now, { reason: "no token" });
+  }
+
+  expire(now, ms) {
+    this.renewAt = this.renews && ms > 0 ? now + Math.max(ms * 0.8, ms - 60_000) : Infinity;
+  }
+
+  // Commands
+
+  send(command) {
+    this.host.send(JSON.stringify(command));
+  }
+
+  request(now, command, done) {
+    const id = ++this.id;
+    const text = JSON.stringify({ id, ...command });
+    this.commands.set(id, { text, done, until: now + this.options.timeout });
+    if (this.state === "closed") this.fail(id, "closed");
+    else if (this.commands.size > QUEUE) this.fail(id, "too_many");
+    else if (new TextEncoder().encode(text).length > COMMAND) this.fail(id, "too_large");
+    else if (this.state === "connected") this.issue(id);
+  }
+
+  issue(id) {
+    if (this.stream) this.fail(id, "no_websocket");
+    else this.host.send(this.commands.get(id).text);
+  }
+
+  fail(id, code) {
+    this.answer(id, new ClarionError(code));
+  }
+
+  answer(id, answer) {
+    this.commands.get(id).done(answer);
+    this.commands.delete(id);
+  }
+
+  // Topics. asked: undefined, or the id of the command (null on a stream); live: it was answered.
+  // epoch, offset: the position; last: while so many of the past are awaited, from before it.
+
+  add(topic, { epoch, offset } = {}, last) {
+    const added = { topic, epoch, offset, last, at: 0, readers: new Set() };
+    this.topics.set(topic, added);
+    return added;
+  }
+
+  subscribe(now, wishes, reader) {
+    for (const { topic, since, last } of wishes) {
+      let known = this.topics.get(topic);
+      if (!known?.readers.size) known = this.add(topic, since, since ? 0 : last);
+      const { epoch, offset } = known;
+      if (known.live) reader.push({ op: "subscribed", topic, epoch, offset });
+      known.readers.add(reader);
+    }
+    this.askAt = now;
+  }
+
+  unsubscribe(now, names, reader) {
+    for (const name of names) {
+      const topic = this.topics.get(name);
+      if (!topic?.readers.delete(reader) || topic.readers.size) continue;
+      this.topics.delete(topic.topic);
+      if (topic.asked) this.send({ op: "unsubscribe", topic: topic.topic });
+    }
+  }
+
+  ask(now) {
+    const topics = [];
+    this.askAt = Infinity;
+    for (const topic of this.topics.values()) {
+      if (topic.asked !== undefined) continue;
+      if (topic.at <= now) topics.push(topic);
+      else this.askAt = Math.min(this.askAt, topic.at);
+    }
+    if (topics[0] && this.stream) {
+      this.stream = false; // so that it is a stream's turn again
+      return this.restart(now);
+    }
+    while (topics[0]) {
+      const id = ++this.id;
+      const wishes = topics.splice(0, BATCH).map((one) => {
+        const { topic, epoch, offset, last } = one;
+        one.asked = id;
+        return epoch && !last ? { topic, since: { epoch, offset } } : { topic, last: last || undefined };
+      });
+      this.send({ op: "subscribe", id, ...(wishes[1] ? { topics: wishes } : wishes[0]) });
+    }
+  }
+
+  end(topic, error) {
+    this.topics.delete(topic.topic);
+    this.host.end(topic, error);
+  }
+
+  lost(topic, { epoch, offset }, reason) {
+    Object.assign(topic, { epoch, offset, last: 0 });
+    this.host.item(topic, new Lost(topic, reason));
+  }
+
+  // What the server says
+
+  heard(now, text) {
+    this.pingAt = now + this.pingMs;
+    this.pongAt = Infinity;
+    let message;
+    try {
+      message = JSON.parse(text);
+    } catch {}
+    const { op, id = null, code, message: words, retry_ms } = message ?? {};
+    if (!op) return;
+    if (!this.stream) this.blocked = 0;
+    const topic = this.topics.get(message.topic);
+    const error = op === "error" && new ClarionError(code, words, message.topic, retry_ms);
+    if (this.commands.has(id)) this.answer(id, error || message);
+    else if (op === "welcome") {
+      // One without our id does not know our token: anybody is let in here.
+      if (this.state === "connecting" && id === this.greeting) this.welcome(now, message);
+    } else if (op === "goodbye") this.ended(now, message);
+    else if (op === "refreshed") this.expire(now, message.expires_ms);
+    else if (error) this.failed(now, id, error);
+    else if (op === "subscribed") this.subscribed(topic, id, message);
+    else if (topic?.live) this.happened(topic, message);
+  }
+
+  failed(now, id, error) {
+    const { code, topic: name, retryMs } = error;
+    if (id === "refresh") return this.notRenewed(now, error);
+    if (id === "connect") {
+      this.inUrl = true; // it has let us in as nobody; a token in the handshake comes before that
+      return this.restart(now);
+    }
+    const named = name ? [this.topics.get(name)] : [...this.topics.values()];
+    const meant = named.filter((topic) => topic?.asked === id && !topic.live);
+    if (!meant[0]) this.host.error(error);
+    for (const topic of meant) {
+      if (code === "already_subscribed") this.send({ op: "unsubscribe", topic: topic.topic });
+      else if (!Number.isFinite(retryMs)) {
+        this.end(topic, error);
+        continue;
+      }
+      topic.asked = undefined;
+      topic.at = now + (retryMs || 0);
+      this.askAt = Math.min(this.askAt, topic.at);
+    }
+  }
+
+  subscribed(topic, id, message) {
+    const { epoch, offset, recovered } = message;
+    if (topic?.live && id === null) {
+      // The stream goes on in another epoch.
+      Object.assign(topic, { epoch, offset: Math.min(offset, topic.offset) });
+    } else if (topic ? topic.asked === id : id === null) {
+      topic ??= this.add(message.topic, message);
+      Object.assign(topic, { asked: id, live: true });
+      this.host.item(topic, message);
+      if (recovered === false || (topic.epoch && topic.epoch !== epoch)) {
+        this.lost(topic, message, "no longer in the history");
+      } else if (!topic.epoch) Object.assign(topic, { epoch, offset });
+    }
+  }
+
+  happened(topic, message) {
+    const { op, offset, reason } = message;
+    const { epoch } = topic;
+    if (op === "lost") this.lost(topic, message, reason);
+    else if (op === "unsubscribed") this.end(topic, new ClarionError(op, reason, topic.topic));
+    else if (op === "message") {
+      if (offset <= topic.offset && !topic.last) return;
+      if (offset > topic.offset + 1) this.lost(topic, { epoch, offset: offset - 1 }, "a gap");
+      Object.assign(topic, { offset, last: 0 });
+      this.host.item(topic, { ...message, epoch });
+    } else this.host.item(topic, message);
+  }
+}
+
+class Source extends EventTarget {
+  hears = new Set();
+
+  addEventListener(type, ...rest) {
+    this.hears.add(type);
+    super.addEventListener(type, ...rest);
+  }
+
+  // Later, so that no listener runs within a decision.
+  emit(type, detail, loud) {
+    queueMicrotask(() => {
+      if (this.hears.has(type)) this.dispatchEvent(new CustomEvent(type, { detail }));
+      else if (loud) console.warn(detail);
+    });
+  }
+}
+
+class Subscription extends Source {
+  #queue = [];
+  #wakes = [];
+  #over = false;
+  #iterated = false;
+  #error;
+  #room;
+  #leave;
+
+  constructor(room, leave) {
+    super();
+    this.#room = room;
+    this.#leave = leave;
+  }
+
+  close() {
+    this.end();
+  }
+
+  end(error) {
+    if (this.#over) return;
+    this.#over = true;
+    this.#error = error;
+    this.#leave();
+    if (error) this.emit("error", error, this.#listens);
+    else {
+      this.#queue = [];
+      this.hears.clear(); // nor does anything come that is on its way to a listener
+    }
+    this.#wake();
+  }
+
+  // Who listens to messages, and does not iterate, needs no queue.
+  get #listens() {
+    return this.hears.has("message") && !this.#iterated;
+  }
+
+  push(item) {
+    if (this.#over) return;
+    this.emit(item.op, item, item.op === "lost" && this.#listens);
+    if (this.#listens || !("data" in item)) return;
+    if (this.#queue.length >= this.#room) {
+      const lost = this.#queue.map((old) => [old.topic, new Lost(old, "the buffer was full")]);
+      this.#queue = [...new Map(lost).values()];
+    }
+    this.#queue.push(item);
+    this.#wake();
+  }
+
+  #wake() {
+    for (const wake of this.#wakes.splice(0)) wake();
+  }
+
+  async *[Symbol.asyncIterator]() {
+    this.#iterated = true;
+    try {
+      for (;;) {
+        while (this.#queue[0]) yield this.#queue.shift();
+        if (this.#error) throw this.#error;
+        if (this.#over) return;
+        await new Promise((wake) => this.#wakes.push(wake));
+      }
+    } finally {
+      this.close();
+    }
+  }
+}
+
+export class Client extends Source {
+  #url;
+  #options;
+  #machine;
+  #connection;
+  #timer;
+  #gone = new AbortController();
+
+  constructor(url, options) {
+    super();
+    this.#url = new URL(url, globalThis.location?.href);
+    this.#url.protocol = this.#url.protocol.replace("http", "ws");
+    this.#options = {
+      WebSocket: globalThis.WebSocket,
+      backoff: [1000, 30_000],
+      timeout: 10_000,
+      buffer: 1000,
+      ...options,
+    };
+    const { WebSocket, token } = this.#options;
+    if (WebSocket === undefined) throw new TypeError("no WebSocket: see the option of that name");
+    this.#machine = new Machine(this.#options, {
+      open: (machine) => this.#open(machine),
+      close: () => {
+        this.#connection?.close?.();
+        this.#connection = undefined;
+      },
+      send: (text) => this.#connection?.send?.(text),
+      renew: () =>
+        (async () => token())().then(
+          (token) => this.#act("renewed", token),
+          (error) => this.#act("notRenewed", error),
+        ),
+      item: (topic, item) => {
+        this.emit(item.op, item);
+        for (const reader of topic.readers) reader.push(item);
+      },
+      end: (topic, error) => {
+        for (const reader of topic.readers) reader.end(error);
+      },
+      state: (detail) => {
+        this.emit("state", detail);
+        if (detail.state === "closed") this.#gone.abort();
+      },
+      error: (error) => this.emit("error", error, true),
+    });
+    const { signal } = this.#gone;
+    const { document } = globalThis;
+    const wake = () => document?.hidden || this.wake();
+    for (const type of ["online", "offline"]) globalThis.addEventListener?.(type, wake, { signal });
+    document?.addEventListener("visibilitychange", wake, { signal });
+    this.#soon();
+  }
+
+  get state() {
+    return this.#machine.state;
+  }
+
+  subscribe(topics, { since, last, buffer = this.#options.buffer } = {}) {
+    const wishes = [topics].flat().map((one) => ({ since, last, ...(one.topic ? one : { topic: one }) }));
+    const names = wishes.map(({ topic }) => topic);
+    for (const name of names) {
+      if (!/^[\w\-.:/@#=+,]{1,255}$/.test(name)) throw new TypeError(`not a topic: ${name}`);
+    }
+    if (this.state === "closed") throw new ClarionError("closed");
+    const leave = () => this.#act("unsubscribe", names, subscription);
+    const subscription = new Subscription(buffer, leave);
+    this.#act("subscribe", wishes, subscription);
+    this.#soon();
+    return subscription;
+  }
+
+  publish(topic, data) {
+    return this.#request({ op: "publish", topic, data });
+  }
+
+  history(topic, options) {
+    return this.#request({ ...options, op: "history", topic });
+  }
+
+  presence(topic, options) {
+    return this.#request({ ...options, op: "presence", topic });
+  }
+
+  wake() {
+    this.#act("wake");
+  }
+
+  close() {
+    this.#act("close");
+  }
+
+  #request(command) {
+    return new Promise((resolve, reject) => {
+      this.#act("request", command, (answer) => (answer instanceof Error ? reject : resolve)(answer));
+    });
+  }
+
+  // Later, so that what is done together is asked for together.
+  #soon() {
+    queueMicrotask(() => this.#act("tick"));
+  }
+
+  #act(name, ...rest) {
+    const now = performance.now();
+    this.#machine[name](now, ...rest);
+    clearTimeout(this.#timer);
+    const { due } = this.#machine;
+    if (due === Infinity) return;
+    const wait = Math.min(Math.max(0, due - now), 2 ** 31 - 1);
+    this.#timer = setTimeout(() => this.#act("tick"), wait);
+  }
+
+  async #open(machine) {
+    const connection = (this.#connection = {});
+    const on = (name, ...rest) => this.#connection === connection && this.#act(name, ...rest);
+    const url = new URL(this.#url);
+    try {
+      if (machine.stream) {
+        const { openStream } = await import("./clarion-sse.js");
+        return Object.assign(connection, openStream(url, machine, on));
+      }
+      if (machine.inUrl) url.searchParams.set("token", machine.token);
+      const socket = new this.#options.WebSocket(url, "clarion.v1");
+      socket.onopen = () => on("opened");
+      socket.onmessage = ({ data }) => on("heard", data);
+      socket.onclose = (event) => on("ended", event);
+      socket.onerror = () => {}; // `close` follows; and `ws` throws what nobody hears
+      connection.send = (text) => socket.send(text);
+      connection.close = () => socket.close(1000);
+    } catch ({ message }) {
+      queueMicrotask(() => on("ended", { reason: message }));
+    }
+  }
+}
