@@ -441,8 +441,9 @@ class Session:
             if entry is None:
                 return False
             self._edge.hub.remove(self._client, entry)
-            if not self.over:  # as it may be now: what was pending has found the client gone
-                self._depart([topic])
+            # Over it may be now: what was pending has found the client gone.
+            if self._edge.presence is not None and not self.over:
+                self._depart((topic,))
         self._answer(protocol.Unsubscribed(id=id, topic=topic, reason=reason))
         return True
 
@@ -628,8 +629,9 @@ class Session:
         for joining in (self._joining or {}).values():
             self._edge.hub.release(joining.hold)
         self._joining = None
-        topics: Sequence[str] = ()
-        if self._edge.presence is not None:
-            topics = [topic.name for topic in self._client.topics]
+        if self._edge.presence is None:
+            self._edge.hub.leave(self._client)
+            return
+        topics = [topic.name for topic in self._client.topics]
         self._edge.hub.leave(self._client)
         self._depart(topics)
