@@ -98,6 +98,7 @@ async def test_info_tells_of_all_workers_and_shards() -> None:
     assert (info["connections"], info["complete"], info["broker"]) == (3, True, "redis")
     assert [worker["id"] for worker in info["workers"]] == [one.name, two.name]
     assert [worker["connections"] for worker in info["workers"]] == [1, 2]
+    assert [worker["shards"] for worker in info["workers"]] == [["s0", "s1"]] * 2
     assert [instance["instance"] for instance in info["instances"]] == [one.instance, two.instance]
     for shard in info["shards"]:
         assert 0 <= shard.pop("probe_age_s") < 60

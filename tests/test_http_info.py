@@ -59,6 +59,7 @@ async def test_a_worker_is_told_with_what_speaks_against_it() -> None:
         "subscriptions": 0,
         "topics": 0,
         "not_ready": ["shard a: not connected"],
+        "shards": [],
     }
 
 

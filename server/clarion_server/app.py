@@ -92,6 +92,7 @@ class Worker:
             hub=self.hub,
             counters=self.counters,
             not_ready=self.not_ready,
+            shards=lambda: [shard.name for shard in brokers.shards(self.broker)],
             now=_clock,
         )
         self.control = controls.make(config, duty=duty, broker=self.broker, tasks=self.tasks)

@@ -49,6 +49,7 @@ class Duty:
     """Does what this worker is told.
 
     not_ready: why no new clients should be sent here.
+    shards: the names of those of the broker now.
     now: seconds, monotonic.
     """
 
@@ -60,6 +61,7 @@ class Duty:
         hub: Hub,
         counters: Counters,
         not_ready: Callable[[], list[str]],
+        shards: Callable[[], list[str]],
         now: Callable[[], float],
     ) -> None:
         self.badge = badge
@@ -67,6 +69,7 @@ class Duty:
         self._hub = hub
         self._counters = counters
         self._not_ready = not_ready
+        self._shards = shards
         self._now = now
         self._started = now()
 
@@ -93,6 +96,7 @@ class Duty:
             subscriptions=self._hub.subscriptions,
             topics=len(self._hub.topics),
             not_ready=self._not_ready(),
+            shards=self._shards(),
         )
 
     async def answer(self, question: bytes) -> bytes:

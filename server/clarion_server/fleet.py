@@ -36,7 +36,7 @@ LIST_BYTES = 4 * 1024 * 1024
 our subscriptions at 32 MB."""
 
 LARGE_BYTES = 64 * 1024
-"""A larger report is read alone in a turn of the event loop: a page of topics takes milliseconds."""
+"""A larger report has a turn of the event loop to itself: reading a page takes milliseconds."""
 
 LISTS = 4
 """That are made at a time, for the same reason."""

@@ -97,6 +97,7 @@ class State(Badge, frozen=True, kw_only=True):
     """How a worker is.
 
     topics: those with subscribers there. not_ready: why it should get no new clients.
+    shards: the names of those that it knows.
     """
 
     uptime_s: int
@@ -104,3 +105,4 @@ class State(Badge, frozen=True, kw_only=True):
     subscriptions: int
     topics: int
     not_ready: list[str]
+    shards: list[str]

@@ -41,6 +41,7 @@ class Ship:
             hub=self.hub,
             counters=self.counters,
             not_ready=lambda: self.not_ready,
+            shards=lambda: ["s0"],
             now=time.monotonic,
         )
         self.fleet = Fleet(self.duty, others or Nobody())

@@ -196,6 +196,7 @@ class Api:
             hub=self.hub,
             counters=self.counters,
             not_ready=lambda: self.reasons,
+            shards=list,
             now=clock,
         )
         self.fleet = Fleet(duty, others or Nobody())
