@@ -19,7 +19,7 @@ from contextlib import contextmanager
 
 from clarion_client import machine, wire
 from clarion_client.errors import ClarionError, Closed, Unanswered
-from clarion_client.events import Ended, Event, Phase, Position, State
+from clarion_client.events import Ended, Event, Message, Phase, Position, State
 from clarion_client.link import Link, Target
 from clarion_client.mailbox import Mailbox
 from clarion_client.tasks import Tasks
@@ -308,7 +308,9 @@ class Engine:
         self._pump()
 
     def _carry_out(self, effect: machine.Effect) -> None:
-        if isinstance(effect, machine.Send):
+        if isinstance(effect, Message):  # most are
+            self._deliver(effect)
+        elif isinstance(effect, machine.Send):
             if self._link is not None:
                 self._link.send(effect.text)
         elif isinstance(effect, machine.Open):

@@ -74,6 +74,11 @@ class Interests:
     def __contains__(self, topic: object) -> bool:
         return topic in self._topics
 
+    @property
+    def waiting(self) -> bool:
+        """Whether `commands` may have something to say."""
+        return bool(self._wanted)
+
     def granted(self, topic: str) -> Subscribed | None:
         """How the server has granted a topic on this connection, for one who joins in."""
         found = self._topics.get(topic)

@@ -163,7 +163,7 @@ class Machine:
 
     def effects(self, now: float) -> list[Effect]:
         """What is to be done, in order; handed out once."""
-        if self.phase is Phase.CONNECTED:
+        if self.interests.waiting and self.phase is Phase.CONNECTED:
             self._send(*self.interests.commands(now))
         effects, self._effects = self._effects, []
         return effects
