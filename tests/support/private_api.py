@@ -171,7 +171,7 @@ class Api:
         others: Others | None = None,
     ) -> None:
         self.config = config
-        self.broker = broker or MemoryBroker(
+        memory = MemoryBroker(
             history=lambda topic: (
                 HistoryOptions(namespace.history_size, namespace.history_s)
                 if (namespace := config.namespace(topic)).history_size
@@ -179,6 +179,7 @@ class Api:
             ),
             now=lambda: int(time.time() * 1000),
         )
+        self.broker = broker or memory
         self.flushes: list[None] = []
         self.hub = Hub(broker=self.broker, outlet=NoBulk(), wake=lambda: self.flushes.append(None))
         self.presence = presence or MemoryPresence(
@@ -203,7 +204,7 @@ class Api:
         self.metrics = Metrics(
             counters=self.counters,
             hub=self.hub,
-            broker=self.broker,
+            broker=memory,
             lag=Lag(clock),
             garbage=Garbage(owned=lambda: 0, clock=clock),
             process=Process(clock),
