@@ -11,8 +11,8 @@ from clarion_fanout.broker import BrokerUnavailable
 from clarion_fanout.redis_address import Address, parse
 from clarion_fanout.redis_keys import Keys
 from clarion_fanout.redis_lanes import LANES, SLOTS, lanes, one_each
+from clarion_fanout.redis_list import ShardList
 from clarion_fanout.redis_shard import Shard, ShardOptions
-from clarion_fanout.redis_shards import ShardList
 from clarion_fanout.tasks import Tasks
 from support.redis_shared import shared_servers
 

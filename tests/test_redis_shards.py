@@ -12,9 +12,9 @@ import pytest
 from clarion_fanout.broker import BrokerUnavailable
 from clarion_fanout.redis_address import parse
 from clarion_fanout.redis_keys import Keys
+from clarion_fanout.redis_list import ShardList
 from clarion_fanout.redis_scripts import PUBLISH_ONCE
 from clarion_fanout.redis_shard import ShardOptions
-from clarion_fanout.redis_shards import ShardList
 from clarion_fanout.redis_wire import pack
 from clarion_fanout.tasks import Tasks
 from support.redis_servers import RedisServer

@@ -29,9 +29,10 @@ from clarion_fanout.broker import BrokerUnavailable, HistoryOptions
 from clarion_fanout.placement import Placement
 from clarion_fanout.redis_address import Location
 from clarion_fanout.redis_keys import Keys
+from clarion_fanout.redis_list import shard_at
 from clarion_fanout.redis_scripts import ADOPT, SEAL
+from clarion_fanout.redis_sending import send_each
 from clarion_fanout.redis_shard import Shard, ShardOptions
-from clarion_fanout.redis_shards import send_to, shard_at
 from clarion_fanout.redis_wire import Reply, pack
 from clarion_fanout.tasks import Tasks
 
@@ -118,8 +119,10 @@ class MovingShards:
         other = self.other(topic)
         return other is None or self.of(topic) is self._old_shards[self._old.place(topic)]
 
-    async def send(self, commands: Sequence[tuple[str, bytes]]) -> list[Reply | BrokerUnavailable]:
-        outcomes = await send_to(self.of, commands)
+    async def send(
+        self, commands: Sequence[tuple[str, bytes]], *, follow: bool = True
+    ) -> list[Reply | BrokerUnavailable]:
+        outcomes = await send_each([self.of(topic) for topic, _ in commands], commands)
         empty: dict[str, list[int]] = {}
         for place, outcome in enumerate(outcomes):
             if outcome == b"SEALED":
@@ -164,16 +167,16 @@ class MovingShards:
             )
             for topic in topics
         ]
-        sealed = await send_to(lambda topic: self._old_shards[self._old.place(topic)], sealing)
+        old = [self._old_shards[self._old.place(topic)] for topic, _ in sealing]
+        sealed = await send_each(old, sealing)
         errors = [_refusal(reply) for reply in sealed]
         adopting = [
             (topic, self._adopt(topic, cast("list[Reply]", reply)))
             for topic, reply, error in zip(topics, sealed, errors, strict=True)
             if error is None
         ]
-        adopted = iter(
-            await send_to(lambda topic: self._new_shards[self._new.place(topic)], adopting)
-        )
+        new = [self._new_shards[self._new.place(topic)] for topic, _ in adopting]
+        adopted = iter(await send_each(new, adopting))
         for place, error in enumerate(errors):
             if error is None:
                 reply = next(adopted)

@@ -9,8 +9,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from clarion_fanout.redis_address import parse
 from clarion_fanout.redis_control import Control, ControlOptions
 from clarion_fanout.redis_keys import Keys
+from clarion_fanout.redis_list import ShardList
 from clarion_fanout.redis_shard import ShardOptions
-from clarion_fanout.redis_shards import ShardList, Shards, shards_of
+from clarion_fanout.redis_shards import Shards, shards_of
 from clarion_fanout.tasks import Tasks
 from support.waiting import until
 

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 from clarion_fanout.redis_address import parse
 from clarion_fanout.redis_keys import Keys
+from clarion_fanout.redis_list import shard_at
 from clarion_fanout.redis_shard import Shard, ShardOptions
-from clarion_fanout.redis_shards import shard_at
 from clarion_fanout.tasks import Tasks
 from support.waiting import until
 

@@ -17,8 +17,8 @@ from clarion_fanout.broker import BrokerUnavailable, HistoryOptions, Want
 from clarion_fanout.publication import Position
 from clarion_fanout.redis_broker import RedisBroker
 from clarion_fanout.redis_keys import Keys
+from clarion_fanout.redis_list import Fixed
 from clarion_fanout.redis_shard import Shard
-from clarion_fanout.redis_shards import Fixed
 from clarion_fanout.redis_subscriptions import Listener
 from clarion_fanout.redis_wire import Reply
 from clarion_fanout.tasks import Tasks
@@ -84,7 +84,9 @@ class StagedShards(Fixed):
     def of(self, topic: str) -> Shard:
         return cast("Shard", self.shard)
 
-    async def send(self, commands: Sequence[tuple[str, bytes]]) -> list[Reply | BrokerUnavailable]:
+    async def send(
+        self, commands: Sequence[tuple[str, bytes]], *, follow: bool = True
+    ) -> list[Reply | BrokerUnavailable]:
         future: asyncio.Future[list[Reply]] = asyncio.get_running_loop().create_future()
         self.sent.append(([self._execute(packed) for _, packed in commands], future))
         return await future

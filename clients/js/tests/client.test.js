@@ -519,6 +519,17 @@ describe("an event stream", () => {
     await until(() => other.state === "closed");
   });
 
+  it("goes on without the topic that it is refused for", async () => {
+    const { client, requests } = await streaming();
+    const [good, bad] = [iterate(client.subscribe("a")), iterate(client.subscribe("b"))];
+    await until(() => requests.length === 1);
+    const error = { code: "forbidden", message: "not for you", topic: "b" };
+    requests[0].refuses(403, {}, JSON.stringify({ error }));
+    await until(() => requests.length === 2);
+    assert.equal(requests[1].url.search, "?topic=a");
+    assert.deepEqual([good.over, bad.over, bad.error.code], [false, true, "forbidden"]);
+  });
+
   it("is none when it is the page of a hotel", async () => {
     const { client, requests } = await streaming();
     const states = [];

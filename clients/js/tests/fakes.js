@@ -68,7 +68,7 @@ export function fakeFetch() {
         headers,
         signal,
         fails: () => reject(new TypeError("fetch failed")),
-        refuses: (status, headers) => resolve(new Response("{}", { status, headers })),
+        refuses: (status, headers, body = "<html>") => resolve(new Response(body, { status, headers })),
         streams(type = "text/event-stream") {
           const body = new ReadableStream({ start: (controller) => (request.controller = controller) });
           signal.addEventListener("abort", () => request.controller.error(signal.reason));
