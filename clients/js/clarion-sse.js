@@ -33,7 +33,7 @@ async function read(request, on) {
   const response = await request();
   const type = response.headers.get("content-type") ?? "";
   if (!response.ok || !type.startsWith("text/event-stream")) {
-    const { error } = await response.json().catch(() => ({}));
+    const { error } = response.ok ? {} : await response.json().catch(() => ({}));
     if (error?.topic) on("heard", JSON.stringify({ op: "error", ...error })); // it alone is refused
     const after = response.headers.get("retry-after");
     const retry_ms = after ? (Number(after) * 1000 || Date.parse(after) - Date.now()) : undefined;

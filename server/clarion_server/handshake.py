@@ -68,16 +68,23 @@ class Request(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """An HTTP answer that ends the connection. The text is for people."""
+    """An HTTP answer that ends the connection. The text is for people.
+
+    topic: the one of several that is to blame.
+    """
 
     status: int
     code: str
     message: str
     headers: Sequence[tuple[str, str]] = ()
+    topic: str = ""
 
     def serialize(self) -> bytes:
         """The answer's bytes: the error object of the private API, so that one parser does."""
-        body = msgspec.json.encode({"error": {"code": self.code, "message": self.message}})
+        error = {"code": self.code, "message": self.message}
+        if self.topic:
+            error["topic"] = self.topic
+        body = msgspec.json.encode({"error": error})
         return response(self.status, body, "application/json", self.headers)
 
 

@@ -198,7 +198,7 @@ class Arrival(asyncio.Protocol):
         for name in names:
             if not edge.permissions.may_subscribe(identity, name):
                 message = f"this client may not subscribe to {name}"
-                self._refuse("sse", Refusal(403, Code.FORBIDDEN, message), cors)
+                self._refuse("sse", Refusal(403, Code.FORBIDDEN, message, topic=name), cors)
                 return
         edge.counters.handshakes["sse", "accepted"] += 1
         transport, key = self._hand_over()
@@ -295,7 +295,11 @@ def _cors(origin: str | None) -> tuple[tuple[str, str], ...]:
     """Lets a page read the answer, once its origin has been allowed."""
     if origin is None:
         return ()
-    return (("Access-Control-Allow-Origin", origin), ("Vary", "Origin"))
+    return (
+        ("Access-Control-Allow-Origin", origin),
+        ("Access-Control-Expose-Headers", "Retry-After"),
+        ("Vary", "Origin"),
+    )
 
 
 def token_of(request: Request) -> str | None:
