@@ -184,8 +184,11 @@ class Inbox:
         owned: Callable[[], int],
     ) -> None:
         self.name = at.name
+        """That of its shard; see `Place`."""
         self.owner = False
         """Whether this worker is."""
+        self.holder = ""
+        """The worker that is, as far as we know; empty when none is."""
         self.outcomes: Counter[str] = Counter()
         """Entries that are done: `published`, `duplicate` or `dead`."""
         self.takeovers = 0
@@ -245,7 +248,7 @@ class Inbox:
             except BrokerUnavailable as error:
                 self._tell(str(error))
             except Exception:
-                log.exception("the inbox of %s: begins again", self.name)
+                log.exception("the inbox of shard %s: begins again", self.name)
         self._ended.set()
 
     async def _rest(self, seconds: float) -> None:
@@ -262,7 +265,7 @@ class Inbox:
     # Owning
 
     async def _own(self, answer: _Answer) -> None:
-        log.info("the inbox of %s: this worker publishes it from now on", self.name)
+        log.info("the inbox of shard %s: this worker publishes it from now on", self.name)
         self.takeovers += 1
         options = self._options
         bell = Bell(
@@ -285,7 +288,7 @@ class Inbox:
             self._backlog = Backlog()
             self._oldest = None
             self._last = BEGIN
-            log.info("the inbox of %s: another worker may publish it", self.name)
+            log.info("the inbox of shard %s: another worker may publish it", self.name)
 
     async def _renew(self) -> None:
         while True:
@@ -395,7 +398,9 @@ class Inbox:
                 ]
             )
             self.outcomes["dead"] += len(dead)
-            log.debug("the inbox of %s: %d dead, the last: %s", self.name, len(dead), dead[-1][2])
+            log.debug(
+                "the inbox of shard %s: %d dead, the last: %s", self.name, len(dead), dead[-1][2]
+            )
         return [entry for entry, _, _ in dead]
 
     async def _publish(self, batch: Sequence[Letter], due: int) -> list[_Sent]:
@@ -473,6 +478,7 @@ class Inbox:
         self.entries = answer.entries
         self._clock_ms = answer.now_ms - time.monotonic() * 1000
         self.owner = answer.owner == self._worker
+        self.holder = answer.owner.decode(errors="replace")
         if self.owner:
             self._until = asked + lease_s
         return answer
@@ -480,7 +486,7 @@ class Inbox:
     def _tell(self, trouble: str) -> None:
         """Logs what has changed, once."""
         if trouble and trouble != self._told:
-            log.warning("the inbox of %s: %s; trying again", self.name, trouble)
+            log.warning("the inbox of shard %s: %s; trying again", self.name, trouble)
         self._told = trouble
 
 

@@ -26,8 +26,8 @@ class Place:
     """See the module's text. shard: where `key` is, or None in a cluster."""
 
     def __init__(self, shards: Shards, keys: Keys, key: bytes, shard: Shard | None) -> None:
-        self.name = "the cluster" if shard is None else f"shard {shard.name}"
-        """For people."""
+        self.name = "cluster" if shard is None else shard.name
+        """That of the shard, or of all shards."""
         self._shards = shards
         self._shard = shard
         self._topic = "" if shard is not None else _neighbour(keys.prefix, key)
@@ -50,7 +50,7 @@ class Place:
             if isinstance(reply, BrokerUnavailable):
                 raise reply
             if isinstance(reply, hiredis.ReplyError):
-                raise BrokerUnavailable(f"{self.name} answered {reply}")
+                raise BrokerUnavailable(f"shard {self.name} answered {reply}")
             answers.append(reply)
         return answers
 

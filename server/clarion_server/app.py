@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack, suppress
 
 from clarion_fanout.hub import Hub
 from clarion_fanout.tasks import Tasks
-from clarion_server import brokers, codes, controls, http_api, presences, sockets
+from clarion_server import brokers, codes, controls, http_api, inboxes, presences, sockets
 from clarion_server.auth import Authenticator
 from clarion_server.auth.keys import KeyRing
 from clarion_server.auth.permissions import Permissions
@@ -84,6 +84,7 @@ class Worker:
         self.presence = presences.make(
             config, worker=self.name, broker=self.broker, feed=self.hub, soon=loop.call_soon
         )
+        self.inboxes = inboxes.make(config, worker=self.name, broker=self.broker)
         self.keys = KeyRing(config.auth)
         self.directory = Directory(self.wheel)
         duty = Duty(
@@ -123,6 +124,7 @@ class Worker:
             process=Process(_clock),
             clock=_clock,
             presence=self.presence,
+            inboxes=self.inboxes,
             fleet=self.fleet,
         )
         self.siblings = Siblings(
@@ -184,6 +186,9 @@ class Worker:
         stack.push_async_callback(self.keys.close)
         await self.broker.start(self.hub)
         stack.push_async_callback(self.broker.close)
+        if self.inboxes is not None:
+            self.inboxes.start()
+            stack.push_async_callback(self.inboxes.close)
         if self.presence is not None:
             await self.presence.start()
             stack.push_async_callback(self.presence.close)
@@ -211,6 +216,7 @@ class Worker:
             presence=self.presence,
             fleet=self.fleet,
             shards=lambda: brokers.shards(self.broker),
+            inboxes=self.inboxes.all if self.inboxes is not None else (),
             counters=self.counters,
             readiness=self.readiness,
             metrics=self.siblings.exposition,

@@ -21,6 +21,7 @@ from prometheus_client.metrics_core import (
 
 from clarion_fanout.hub import Hub
 from clarion_fanout.presence import Presence
+from clarion_fanout.redis_inboxes import Inboxes
 from clarion_server import __version__, codes
 from clarion_server.broker_metrics import PREFIX, broker_metrics
 from clarion_server.brokers import AnyBroker
@@ -28,6 +29,7 @@ from clarion_server.counters import Counters
 from clarion_server.fleet import Fleet
 from clarion_server.fleet_metrics import fleet_metrics
 from clarion_server.garbage import Garbage
+from clarion_server.inbox_metrics import inbox_metrics
 from clarion_server.lag import Lag
 from clarion_server.process import Process
 from clarion_server.timing import Histogram
@@ -64,6 +66,7 @@ class Metrics:
         clock: Callable[[], float],
         fleet: Fleet,
         presence: Presence | None = None,
+        inboxes: Inboxes | None = None,
     ) -> None:
         self._counters = counters
         self._hub = hub
@@ -74,6 +77,7 @@ class Metrics:
         self._clock = clock
         self._fleet = fleet
         self._presence = presence
+        self._inboxes = inboxes
 
     async def collected(self) -> list[Metric]:
         """All of them, as of now."""
@@ -85,6 +89,8 @@ class Metrics:
         yield from self._publications()
         if self._presence is not None:
             yield from self._members(self._presence)
+        if self._inboxes is not None:
+            yield from inbox_metrics(self._inboxes.all)
         yield from fleet_metrics(self._fleet)
         yield from self._stops()
         yield from self._resources()

@@ -505,6 +505,38 @@ class PresenceOptions(Section, frozen=True, kw_only=True):
     ] = 15
 
 
+class InboxOptions(Section, frozen=True, kw_only=True):
+    """`[inbox]`: publishing what backends leave in Redis' streams `<prefix>:inbox`."""
+
+    enabled: Annotated[
+        bool,
+        option(
+            "whether this server takes part in it",
+            "Backends rely on it; it costs a worker a small question a second to each shard.",
+        ),
+    ] = True
+    batch: Annotated[
+        int,
+        option(
+            "entries that are read and published together",
+            "Larger ones are no faster; 500 are some 10 ms of work, in four pieces.",
+            unit="entries",
+            least=1,
+            most=5000,
+        ),
+    ] = 500
+    lease_s: Annotated[
+        float,
+        option(
+            "how soon another worker takes over an inbox whose worker was killed",
+            "It is renewed five times: a worker that is stopped for a moment keeps its inbox.",
+            unit="s",
+            least=0.5,
+            most=300,
+        ),
+    ] = 5
+
+
 class Namespace(Section, frozen=True, kw_only=True):
     """`[namespaces.NAME]`: the options of the topics `NAME:...`.
 
@@ -694,6 +726,7 @@ class Config(Section, frozen=True, kw_only=True):
     history: HistoryLimits = msgspec.field(default_factory=HistoryLimits)
     shards: ShardOptions = msgspec.field(default_factory=ShardOptions)
     presence: PresenceOptions = msgspec.field(default_factory=PresenceOptions)
+    inbox: InboxOptions = msgspec.field(default_factory=InboxOptions)
     namespaces: Mapping[str, Namespace] = msgspec.field(
         default_factory=lambda: {DEFAULT_NAMESPACE: Namespace()}
     )

@@ -20,6 +20,7 @@ from aiohttp.typedefs import Middleware
 
 from clarion_fanout.broker import Broker, BrokerUnavailable
 from clarion_fanout.presence import Presence
+from clarion_fanout.redis_inbox import Inbox
 from clarion_fanout.redis_shard import Shard
 from clarion_server.board import Readiness
 from clarion_server.codes import Code
@@ -59,6 +60,7 @@ def build(
     presence: Presence | None,
     fleet: Fleet,
     shards: Callable[[], Sequence[Shard]],
+    inboxes: Sequence[Inbox] = (),
     counters: Counters,
     readiness: Callable[[], Readiness],
     metrics: Callable[[str], Awaitable[tuple[bytes, str]]],
@@ -66,7 +68,7 @@ def build(
 ) -> web.Application:
     """The application behind the private port; `runner` makes it run.
 
-    shards: those of the broker now.
+    shards: those of the broker now. inboxes: those that this worker takes part in.
     readiness: whether new clients should be sent to this server.
     metrics: their text and its content type, for an `Accept` header.
     public_port: where it is not `config.port`: that may be 0, for any that is free.
@@ -78,6 +80,7 @@ def build(
         config=config,
         fleet=fleet,
         shards=shards,
+        inboxes=inboxes,
         readiness=readiness,
         metrics=metrics,
         page=page.build(port=config.port if public_port is None else public_port),

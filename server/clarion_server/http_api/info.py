@@ -8,6 +8,7 @@ from math import isfinite
 import msgspec
 from aiohttp import hdrs, web
 
+from clarion_fanout.redis_inbox import Inbox
 from clarion_fanout.redis_shard import Shard
 from clarion_server.board import Readiness
 from clarion_server.fleet import Absent, Fleet
@@ -41,6 +42,18 @@ class ShardState(msgspec.Struct, frozen=True):
     probe_age_s: float | None
 
 
+class InboxState(msgspec.Struct, frozen=True):
+    """A shard's inbox, as the worker that was asked saw it last, some second ago.
+
+    owner: the id of the worker that publishes it; null when none does. entries: those that are not
+    published yet.
+    """
+
+    shard: str
+    owner: str | None
+    entries: int
+
+
 class Info(msgspec.Struct, frozen=True):
     """All workers that share the shards, of all instances, at a glance.
 
@@ -63,6 +76,7 @@ class Info(msgspec.Struct, frozen=True):
     workers: Sequence[State]
     unanswered: Sequence[Absent]
     shards: list[ShardState]
+    inboxes: list[InboxState]
 
 
 class Alive(msgspec.Struct, frozen=True):
@@ -90,6 +104,7 @@ class About:
         config: Config,
         fleet: Fleet,
         shards: Callable[[], Sequence[Shard]],
+        inboxes: Sequence[Inbox],
         readiness: Callable[[], Readiness],
         metrics: Callable[[str], Awaitable[tuple[bytes, str]]],
         page: Page,
@@ -97,6 +112,7 @@ class About:
     ) -> None:
         self._fleet = fleet
         self._shards = shards
+        self._inboxes = inboxes
         self._readiness = readiness
         self._metrics = metrics
         self._page = page
@@ -120,6 +136,10 @@ class About:
                 workers=workers,
                 unanswered=unanswered,
                 shards=[_state(shard) for shard in self._shards()],
+                inboxes=[
+                    InboxState(inbox.name, inbox.holder or None, inbox.entries)
+                    for inbox in self._inboxes
+                ],
             )
         )
 
