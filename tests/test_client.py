@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ from clarion_client import (
 )
 from clarion_server.app import Worker
 from clarion_server.options import AuthOptions, Config, Namespace, WindowOptions
+from support.redis_servers import RedisServer
 from support.server import SECRET, clients, configuration, publish, running, token
 from support.waiting import DEADLINE, until
 from support.wire_server import Refusal, Script, Talk, wire_server
@@ -862,11 +864,36 @@ def test_the_address_of_the_server_is_enough(url: str, meant: str) -> None:
     assert meant in repr(Client(url))
 
 
-@pytest.mark.parametrize("url", ["", "h:8000", "ftp://h", "ws://", "ws://h/ws#x", "ws://u:p@h"])
+@pytest.mark.parametrize(
+    "url", ["", "h:8000", "ftp://h", "ws://", "ws://h/ws#x", "ws://u:p@h", "ws://h:99999"]
+)
 def test_what_is_no_address_is_said_at_once(url: str) -> None:
     with pytest.raises(ValueError) as refused:  # noqa: PT011 - the text differs
         Client(url)
     assert "u:p" not in str(refused.value)
+
+
+def test_a_context_for_tls_goes_with_tls() -> None:
+    context = ssl.create_default_context()
+    assert "wss://h/ws" in repr(Client("wss://h", ssl=context))
+    with pytest.raises(ValueError, match="goes with wss"):
+        Client("ws://h", ssl=context)
+
+
+async def test_a_host_that_cannot_be_one_is_not_tried_twice() -> None:
+    async with Client("ws://" + "x" * 80 + ".example") as client, asyncio.timeout(DEADLINE):
+        with pytest.raises(Closed, match="cannot connect"):
+            await client.connected()
+
+
+async def test_tls_is_verified() -> None:
+    # Any server with a certificate that nobody knows.
+    async with (
+        RedisServer(tls=True) as server,
+        Client(f"wss://127.0.0.1:{server.port}", give_up_s=0.05) as client,
+    ):
+        with pytest.raises(Closed, match="certificate verify failed"):
+            await client.connected()
 
 
 async def test_what_cannot_be_subscribed_is_said_at_once() -> None:

@@ -147,6 +147,15 @@ def test_an_error_without_a_topic_is_about_the_whole_command() -> None:
     assert talk.interests.held("b")
 
 
+def test_an_error_about_a_topic_that_was_not_asked_for_harms_none() -> None:
+    talk = Conversation()
+    talk.holds("a")
+    talk.asks()
+    assert talk.hears("error", id=1, topic="b", code="forbidden", message="no") == []
+    assert "a" in talk.interests
+    assert len(talk.hears("subscribed", id=1, topic="a")) == 1
+
+
 def test_a_passing_error_puts_a_topic_off() -> None:
     talk = Conversation()
     talk.holds("a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
@@ -269,6 +270,26 @@ def test_a_refused_topic_is_an_event() -> None:
     assert isinstance(ended, Ended)
 
 
+def test_a_topic_that_is_not_wanted_any_more_is_unsubscribed() -> None:
+    client = connected()
+    client.subscribes("a")
+    client.machine.release("a")
+    assert [command["op"] for command in client.sent()] == ["unsubscribe"]
+    client.machine.release("never held")
+    assert client.sent() == []
+
+
+def test_what_the_server_says_of_a_topic_becomes_events() -> None:
+    client = connected()
+    client.subscribes("a", epoch="e", offset=1)
+    client.hears("join", topic="a", member={"client": "c-2"})
+    client.hears("leave", topic="a", member={"client": "c-2"})
+    client.hears("lost", topic="a", epoch="e", offset=9, reason="too slow")
+    client.hears("unsubscribed", topic="a", reason="enough")
+    kinds = [type(event).__name__ for event in client.effects()]
+    assert kinds == ["Join", "Leave", "Lost", "Ended"]
+
+
 def test_a_subscription_that_is_not_answered_costs_the_connection() -> None:
     client = connected()
     client.machine.interests.hold("a", None, 0)
@@ -448,6 +469,15 @@ def test_a_change_that_was_not_sent_yet_waits_for_the_next_connection() -> None:
     client.waits()
     client.connects()
     assert [command["id"] for command in client.sent()] == [id]
+
+
+def test_a_command_that_would_end_the_connection_is_not_sent() -> None:
+    client = connected()
+    for text in ("x" * 70_000, "ü" * 40_000):
+        encode = partial(wire.encode_publish, topic="a", data=text)
+        with pytest.raises(ValueError, match="max_command_bytes=65536"):
+            client.machine.ask(encode, reads=False)
+    assert client.effects() == []
 
 
 def test_a_command_that_nobody_waits_for_is_forgotten() -> None:

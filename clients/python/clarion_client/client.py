@@ -89,8 +89,11 @@ class Client:
         ssl: ssl_module.SSLContext | None = None,
         proxy: str | bool = True,
     ) -> None:
+        address = websocket_url(url)
+        if ssl is not None and not address.startswith("wss:"):
+            raise ValueError("ssl goes with wss://, which this address is not")
         self._target = Target(
-            url=websocket_url(url),
+            url=address,
             headers=dict(headers or {}),
             user_agent=f"clarion-client/{VERSION}",
             max_message_bytes=max_message_bytes,
@@ -199,7 +202,7 @@ class Client:
     def listen(
         self,
         *topics: str,
-        on_message: Callable[[Message], Awaitable[None] | None],
+        on_message: Callable[[Message], object],
         on_lost: OnLost,
         since: Since = None,
         last: int = 0,
@@ -332,9 +335,7 @@ def _position(epoch: str | None, offset: int | None) -> Position | None:
 _Event = TypeVar("_Event")
 
 
-def _guarded(
-    callback: Callable[[_Event], Awaitable[None] | None],
-) -> Callable[[_Event], Awaitable[None]]:
+def _guarded(callback: Callable[[_Event], object]) -> Callable[[_Event], Awaitable[None]]:
     """A callback of the program: what it raises is logged, and goes no further."""
 
     async def call(event: _Event) -> None:

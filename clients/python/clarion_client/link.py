@@ -18,7 +18,12 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidStatus,
+    WebSocketException,
+)
 from websockets.typing import Subprotocol
 
 from clarion_client import codes
@@ -100,6 +105,10 @@ class Link:
         except (OSError, InvalidHandshake, EOFError) as error:
             self._listener.not_opened(self, f"cannot connect: {_reason(error)}", None)
             return
+        except (ValueError, WebSocketException, ImportError) as error:
+            # A host that cannot be one, a proxy that needs a package: the next attempt is the same.
+            self._listener.hopeless(self, Closed(f"cannot connect: {_reason(error)}", 1006))
+            return
         loop = asyncio.get_running_loop()
         writer = loop.create_task(self._write(socket), name="clarion-client writes")
         try:
@@ -108,7 +117,9 @@ class Link:
             writer.cancel()
             if not socket.close_code:  # dropped: nothing can be said to the other end
                 socket.transport.abort()
-            await asyncio.gather(writer, return_exceptions=True)
+            (failure,) = await asyncio.gather(writer, return_exceptions=True)
+        if isinstance(failure, Exception):
+            raise failure
 
     async def leave(self) -> None:
         """Closes properly: what was sent has been sent, the server knows that we went."""
@@ -140,6 +151,9 @@ class Link:
                 await self._to_send.wait()
         except ConnectionClosed:
             pass  # the reader finds out, too, and knows the reason
+        except Exception:
+            socket.transport.abort()
+            raise
 
 
 class _Connect(connect):
@@ -229,7 +243,7 @@ def websocket_url(url: str) -> str:
     """The WebSocket of a server, also when only the server is named. Raises `ValueError`."""
     parts = urlsplit(url)
     scheme = {"http": "ws", "https": "wss"}.get(parts.scheme, parts.scheme)
-    if scheme not in ("ws", "wss") or not parts.hostname or parts.fragment:
+    if scheme not in ("ws", "wss") or not parts.hostname or parts.fragment or parts.port == 0:
         raise ValueError(f"{url!r} is no address of a server, such as ws://127.0.0.1:8000")
     if parts.username is not None:
         raise ValueError("a server takes no name and password; pass a token")

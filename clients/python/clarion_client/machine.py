@@ -128,6 +128,7 @@ class Machine:
         self._timing = timing
         self._uniform = uniform
         self._renewable = renewable
+        self._max_bytes = max_bytes
         self._backoff = Backoff(timing.first_pause_s, timing.longest_pause_s, uniform)
         self._calls = Calls()
         self._effects: list[Effect] = []
@@ -184,10 +185,13 @@ class Machine:
     def ask(self, encode: Callable[[int], str], *, reads: bool) -> int:
         """A command with an answer of its own. Returns its id, which the `Outcome` carries.
 
-        encode: makes the text. reads: the command changes nothing, so it may be sent twice.
+        encode: makes the text. reads: the command changes nothing, so it may be sent twice. Raises
+        `ValueError` for a command that is too long: it would end the connection for good.
         """
         id = self._next_id()
         text = encode(id)
+        if len(text) > self._max_bytes or len(text.encode()) > self._max_bytes:
+            raise ValueError(f"a command of more than max_command_bytes={self._max_bytes}")
         if self.phase is Phase.CLOSED:
             self._effects.append(Outcome(id, self._end_of_it()))
             return id

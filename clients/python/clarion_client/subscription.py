@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Protocol, TypeAlias
@@ -13,7 +13,8 @@ from clarion_client.errors import MessagesLost
 from clarion_client.events import Ended, Event, Lost, Message, Position, Subscribed
 from clarion_client.mailbox import Mailbox
 
-OnLost: TypeAlias = Callable[[Lost], Awaitable[None] | None]
+OnLost: TypeAlias = Callable[[Lost], object]
+"""What it returns is awaited if it is awaitable, and ignored otherwise."""
 
 
 class Owner(Protocol):

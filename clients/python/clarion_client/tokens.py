@@ -38,10 +38,6 @@ class Tokens:
             self._kept = check_token(token)
         return self._kept
 
-    def forget(self) -> None:
-        """The kept token was not accepted, or is about to expire."""
-        self._kept = None
-
 
 def check_token(token: object) -> str:
     """A token as it can stand in a header. What is wrong is said without showing it."""
