@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
 from clarion_fanout import redis_control
 from clarion_fanout.broker import BrokerUnavailable
+from clarion_fanout.redis_address import Address, parse
 from clarion_fanout.redis_control import ControlOptions
-from support.controls import KEYS, QUICK, Eavesdropper, Member, members
+from support.controls import KEYS, QUICK, Eavesdropper, Member, Nodes, members
 from support.redis_servers import RedisServer, eventually
-from support.redis_shared import shared_servers
+from support.redis_shared import shared_cluster, shared_servers
 from support.waiting import until
 
 Q = b'{"q":1}'
@@ -253,6 +256,46 @@ async def test_scripts_that_redis_has_forgotten_are_sent_to_it() -> None:
     async with members("a", "b", urls=[server.url], options=PATIENT) as (a, _b):
         await server.command("SCRIPT", "FLUSH")
         assert await a.control.ask(Q) == (answers_of("b"), [])
+
+
+# A Redis Cluster
+
+
+@asynccontextmanager
+async def cluster_members(*names: str) -> AsyncIterator[list[Member]]:
+    cluster = await shared_cluster()
+
+    def where(node: RedisServer) -> Callable[[], Awaitable[Address]]:
+        async def locate() -> Address:
+            return parse(node.url).addresses[0]
+
+        return locate
+
+    async with AsyncExitStack() as stack:
+        made: list[Member] = []
+        for name in names:
+            nodes = Nodes(*(where(node) for node in cluster.primaries))
+            member = Member(name, (), QUICK, nodes=nodes)
+            stack.push_async_callback(member.close)
+            await member.start()
+            made.append(member)
+        yield made
+
+
+async def test_workers_on_a_cluster_ask_each_other() -> None:
+    async with cluster_members("a", "b", "c") as (a, _b, c):
+        assert await a.control.ask(Q) == (answers_of("b", "c"), [])
+        await c.die()
+        assert await a.control.ask(Q) == (answers_of("b"), [("c", b'{"name":"c"}')])
+
+
+async def test_any_node_of_a_cluster_will_do() -> None:
+    async with cluster_members("a", "b") as (a, b):
+        assert isinstance(a.shards, Nodes)
+        for away in (("n0", "n1"), ("n1", "n2"), ("n2", "n0")):
+            a.shards.unknown = set(away)
+            assert await a.control.ask(Q) == (answers_of("b"), [])
+            assert await b.control.ask(Q) == (answers_of("a"), [])
 
 
 # What is left in Redis

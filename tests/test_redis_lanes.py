@@ -2,54 +2,16 @@
 
 from __future__ import annotations
 
-from binascii import crc_hqx
-from collections.abc import Awaitable, Callable, Sequence
-
 import pytest
 
-from clarion_fanout.broker import BrokerUnavailable
 from clarion_fanout.redis_address import Address, parse
 from clarion_fanout.redis_keys import Keys
 from clarion_fanout.redis_lanes import LANES, SLOTS, lanes, one_each
 from clarion_fanout.redis_list import ShardList
-from clarion_fanout.redis_shard import Shard, ShardOptions
+from clarion_fanout.redis_shard import ShardOptions
 from clarion_fanout.tasks import Tasks
+from support.controls import KEYS, Nodes, nowhere, slot
 from support.redis_shared import shared_servers
-
-KEYS = Keys("test")
-
-
-def slot(name: bytes) -> int:
-    """Of a key or channel, as Redis Cluster has it: of what stands in the first braces, if any."""
-    _, brace, rest = name.partition(b"{")
-    tag, end, _ = rest.partition(b"}")
-    return crc_hqx(tag if brace and end and tag else name, 0) % SLOTS
-
-
-async def nowhere() -> Address:
-    raise OSError("these shards are only names")
-
-
-class Nodes:
-    """Nodes of a cluster with a part of the slots each; the owner of some may be unknown."""
-
-    sharded = True
-
-    def __init__(self, count: int, locate: Callable[[], Awaitable[Address]] = nowhere) -> None:
-        self.shards = [
-            Shard(f"n{place}", locate, options=ShardOptions(), scripts=(), probe_channel=bytes)
-            for place in range(count)
-        ]
-        self.unknown: set[str] = set()
-
-    def all(self) -> Sequence[Shard]:
-        return self.shards
-
-    def of(self, topic: str) -> Shard:
-        shard = self.shards[slot(KEYS.channel(topic)) * len(self.shards) // SLOTS]
-        if shard.name in self.unknown:
-            raise BrokerUnavailable("nobody has the slot")
-        return shard
 
 
 async def test_a_list_of_shards_has_a_lane_each_by_the_same_names() -> None:
@@ -63,21 +25,21 @@ async def test_a_list_of_shards_has_a_lane_each_by_the_same_names() -> None:
 
 @pytest.mark.parametrize("count", [1, 3, 8])
 async def test_every_node_of_a_cluster_has_lanes(count: int) -> None:
-    nodes = Nodes(count)
+    nodes = Nodes(*[nowhere] * count)
     found = lanes(nodes, KEYS)
     assert len(found) == len({lane.name for lane in found}) == LANES
-    assert {lane.shard for lane in found} == set(nodes.shards)
+    assert {lane.shard for lane in found} == set(nodes.all())
 
 
-@pytest.mark.parametrize("prefix", ["clarion", "test", "a-much-longer-name_of.ours"])
+@pytest.mark.parametrize("prefix", ["clarion", "other", "a-much-longer-name_of.ours"])
 async def test_lanes_are_spread_evenly_over_the_slots(prefix: str) -> None:
     keys = Keys(prefix)
-    slots = sorted(slot(keys.questions(lane.suffix)) for lane in lanes(Nodes(1), keys))
+    slots = sorted(slot(keys.questions(lane.suffix)) for lane in lanes(Nodes(nowhere), keys))
     assert [place * LANES // SLOTS for place in slots] == list(range(LANES))
 
 
 async def test_all_names_of_a_lane_are_in_its_slot() -> None:
-    nodes = Nodes(8)
+    nodes = Nodes(*[nowhere] * 8)
     for lane in lanes(nodes, KEYS):
         names = (KEYS.questions, KEYS.roll, lambda suffix: KEYS.answers("w", suffix))
         assert {slot(name(lane.suffix)) for name in names} == {slot(KEYS.channel(lane.name))}
@@ -85,7 +47,7 @@ async def test_all_names_of_a_lane_are_in_its_slot() -> None:
 
 
 async def test_the_lanes_of_others_remain_when_nobody_has_a_slot() -> None:
-    nodes = Nodes(4)
+    nodes = Nodes(*[nowhere] * 4)
     nodes.unknown.add("n2")
     found = lanes(nodes, KEYS)
     assert len(found) == LANES * 3 // 4
@@ -106,9 +68,9 @@ async def test_the_way_to_say_something_is_one_lane_of_each_shard_that_can_be_re
     async def locate() -> Address:
         return there
 
-    nodes = Nodes(3, locate)
+    nodes = Nodes(*[locate] * 3)
     try:
-        for shard in nodes.shards[1:]:
+        for shard in nodes.all()[1:]:
             shard.start(tasks)
             await shard.tried()
         found = one_each(lanes(nodes, KEYS))
@@ -116,5 +78,5 @@ async def test_the_way_to_say_something_is_one_lane_of_each_shard_that_can_be_re
         assert len(found) == 2
     finally:
         await tasks.close()
-        for shard in nodes.shards:
+        for shard in nodes.all():
             await shard.close()

@@ -42,9 +42,8 @@ from clarion_fanout.inquiry import (
     ToAll,
 )
 from clarion_fanout.redis_keys import Keys
-from clarion_fanout.redis_lanes import Lane, lanes, one_each
+from clarion_fanout.redis_lanes import Lane, Places, lanes, one_each
 from clarion_fanout.redis_leases import Leases
-from clarion_fanout.redis_shards import Shards
 from clarion_fanout.roll import WORKERS, Entry
 from clarion_fanout.tasks import Tasks
 
@@ -103,7 +102,7 @@ class Control:
 
     def __init__(
         self,
-        shards: Shards,
+        shards: Places,
         *,
         keys: Keys,
         worker: str,

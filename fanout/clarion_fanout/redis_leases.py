@@ -15,10 +15,9 @@ import hiredis
 
 from clarion_fanout.broker import BrokerUnavailable
 from clarion_fanout.redis_keys import Keys
-from clarion_fanout.redis_lanes import Lane, lanes
+from clarion_fanout.redis_lanes import Lane, Places, lanes
 from clarion_fanout.redis_scripts import LEASE
 from clarion_fanout.redis_shard import Shard
-from clarion_fanout.redis_shards import Shards
 from clarion_fanout.roll import WORKERS, Entry, Roll
 
 log = logging.getLogger(__name__)
@@ -33,7 +32,7 @@ class Leases:
     """
 
     def __init__(
-        self, shards: Shards, *, keys: Keys, own: Entry, lease_s: float, timeout_s: float
+        self, shards: Places, *, keys: Keys, own: Entry, lease_s: float, timeout_s: float
     ) -> None:
         self._shards = shards
         self._keys = keys

@@ -122,7 +122,11 @@ class Fleet:
         """Acts on clients, wherever they are. Raises `BrokerUnavailable`: then it was done here,
         and elsewhere perhaps."""
         count = self._duty.act(order)
-        reports, unanswered = await self._ask(order, _counts)
+        try:
+            reports, unanswered = await self._ask(order, _counts)
+        except BrokerUnavailable as error:
+            text = f"done by one worker, perhaps by no other: {error}"
+            raise BrokerUnavailable(text, error.retry_ms) from None
         return Touched(count + sum(report.count for report in reports), unanswered)
 
     async def topics(self, prefix: str, after: str, limit: int) -> Listed:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from binascii import crc_hqx
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from clarion_fanout.redis_address import parse
+from clarion_fanout.broker import BrokerUnavailable
+from clarion_fanout.redis_address import Address, parse
 from clarion_fanout.redis_control import Control, ControlOptions
 from clarion_fanout.redis_keys import Keys
-from clarion_fanout.redis_list import ShardList
-from clarion_fanout.redis_shard import ShardOptions
-from clarion_fanout.redis_shards import Shards, shards_of
+from clarion_fanout.redis_lanes import SLOTS, lanes
+from clarion_fanout.redis_scripts import SCRIPTS
+from clarion_fanout.redis_shard import Shard, ShardOptions
+from clarion_fanout.redis_shards import shards_of
 from clarion_fanout.tasks import Tasks
 from support.waiting import until
 
@@ -21,18 +25,77 @@ QUICK = ControlOptions(lease_s=1.5, deadline_s=0.6, again_s=0.2)
 """Patience of tests in which somebody is away on purpose."""
 
 
+IMPATIENT = ShardOptions(timeout_s=0.5, probe_s=0.1, retry_s=(0.05, 0.1))
+
+
+def slot(name: bytes) -> int:
+    """Of a key or channel, as Redis Cluster has it: of what stands in the first braces, if any."""
+    _, brace, rest = name.partition(b"{")
+    tag, end, _ = rest.partition(b"}")
+    return crc_hqx(tag if brace and end and tag else name, 0) % SLOTS
+
+
+async def nowhere() -> Address:
+    raise OSError("this shard is only a name")
+
+
+class Nodes:
+    """The nodes of a cluster whose slots stay where they are, an equal share in a row each.
+
+    locate: where each of them is.
+    """
+
+    sharded = True
+
+    def __init__(self, *locate: Callable[[], Awaitable[Address]]) -> None:
+        self._shards = [
+            Shard(
+                f"n{place}",
+                where,
+                options=IMPATIENT,
+                scripts=SCRIPTS,
+                probe_channel=lambda: None,
+                slot_of=slot,
+            )
+            for place, where in enumerate(locate)
+        ]
+        self._ends = [SLOTS * place // len(locate) for place in range(1, len(locate) + 1)]
+        self.unknown: set[str] = set()
+        """Names of nodes of which nobody knows what they have."""
+
+    async def start(self, tasks: Tasks) -> None:
+        for shard in self._shards:
+            shard.start(tasks)
+        await until(lambda: all(shard.available for shard in self._shards))
+
+    async def close(self) -> None:
+        for shard in self._shards:
+            await shard.close()
+
+    def all(self) -> Sequence[Shard]:
+        return self._shards
+
+    def of(self, topic: str) -> Shard:
+        shard = self._shards[bisect_right(self._ends, slot(KEYS.channel(topic)))]
+        if shard.name in self.unknown:
+            raise BrokerUnavailable("nobody has the slot")
+        return shard
+
+
 class Member:
     """A worker: its shards, its control, and what it was asked."""
 
     def __init__(
-        self, name: str, urls: Sequence[str], options: ControlOptions, replaces: str = ""
+        self,
+        name: str,
+        urls: Sequence[str],
+        options: ControlOptions,
+        replaces: str = "",
+        nodes: Nodes | None = None,
     ) -> None:
         self.tasks = Tasks()
-        self.shards: Shards = shards_of(
-            [parse(url) for url in urls],
-            keys=KEYS,
-            worker=name,
-            options=ShardOptions(timeout_s=0.5, probe_s=0.1, retry_s=(0.05, 0.1)),
+        self.shards = nodes or shards_of(
+            [parse(url) for url in urls], keys=KEYS, worker=name, options=IMPATIENT
         )
         self.asked: list[bytes] = []
         self.answer: Callable[[bytes], Awaitable[bytes]] = self._echo
@@ -57,12 +120,16 @@ class Member:
 
     @property
     def listens(self) -> bool:
-        """Whether it hears and is heard on every shard that it can reach."""
-        channels = (KEYS.questions(), KEYS.answers(self.control.worker))
-        shards = [shard for shard in self.shards.all() if shard.available]
-        if not isinstance(self.shards, ShardList):
-            return bool(shards)
-        return bool(shards) and all(shard.listens(c) for shard in shards for c in channels)
+        """Whether it hears and is heard on every lane that it can reach."""
+        ways = [lane for lane in lanes(self.shards, KEYS) if lane.shard.available]
+        return bool(ways) and all(
+            lane.shard.listens(channel)
+            for lane in ways
+            for channel in (
+                KEYS.questions(lane.suffix),
+                KEYS.answers(self.control.worker, lane.suffix),
+            )
+        )
 
     async def start(self) -> None:
         await self.shards.start(self.tasks)
