@@ -420,10 +420,15 @@ class _Plain:
 
     def take(self, payload: bytes) -> None:
         if payload[:3] == b"#0 ":
-            _, ts, _, data = payload.split(b" ", 3)
-            self._broker.dispatch(Publication(self.topic, data, int(ts)))
-        else:
-            self._broker.other(self.topic, payload)
+            try:
+                _, ts, _, data = payload.split(b" ", 3)
+                publication = Publication(self.topic, data, int(ts))
+            except ValueError:
+                pass  # no worker wrote it
+            else:
+                self._broker.dispatch(publication)
+                return
+        self._broker.other(self.topic, payload)
 
     def subscribed(self) -> None:
         waiting, self._waiting = self._waiting, []

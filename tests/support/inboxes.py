@@ -52,9 +52,11 @@ class Feed:
 class Worker:
     """A broker, and its part in the inboxes."""
 
-    def __init__(self, broker: RedisBroker, name: str, options: InboxOptions) -> None:
+    def __init__(
+        self, broker: RedisBroker, name: str, options: InboxOptions, feed: Feed | None = None
+    ) -> None:
         self.broker = broker
-        self.feed = Feed()
+        self.feed = feed or Feed()
         self._tasks = Tasks()
         shards = broker.shards
         self.inboxes = [
@@ -101,6 +103,7 @@ async def worker(
     kind: type[RedisBroker] = RedisBroker,
     options: InboxOptions | None = None,
     shard_options: ShardOptions | None = None,
+    feed: Feed | None = None,
     working: bool = True,
 ) -> AsyncIterator[Worker]:
     """A worker that works on the inboxes; in the end it is killed."""
@@ -115,7 +118,7 @@ async def worker(
         history=history,
         now=lambda: int(time.time() * 1000),
     )
-    made = Worker(broker, name, options or InboxOptions(lease_s=LEASE_SECONDS))
+    made = Worker(broker, name, options or InboxOptions(lease_s=LEASE_SECONDS), feed)
     await broker.start(made.feed)
     try:
         if working:
