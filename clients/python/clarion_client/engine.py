@@ -52,7 +52,8 @@ class Engine:
         self._tokens = tokens
         self._on_state = on_state
         self._tasks = Tasks(self._broken)
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0  # uvloop's handles do not always tell
         self._link: Link | None = None
         self._attempt: asyncio.Task[None] | None = None
         self._boxes: dict[str, list[Mailbox]] = {}
@@ -297,10 +298,12 @@ class Engine:
         due, timer = self._machine.due(), self._timer
         if timer is not None:
             # One that is early looks again when it fires: most are put off with every message.
-            if due is not None and timer.when() <= due:
+            if due is not None and self._timer_at <= due:
                 return
             timer.cancel()
-        self._timer = None if due is None else self._loop.call_at(due, self._tick)
+            self._timer = None
+        if due is not None:
+            self._timer, self._timer_at = self._loop.call_at(due, self._tick), due
 
     def _tick(self) -> None:
         self._timer = None
