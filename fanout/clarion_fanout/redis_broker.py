@@ -168,7 +168,7 @@ class RedisBroker:
                 except BrokerUnavailable as error:
                     answers[place] = error
             sent = [place for place in left if answers[place] is None]
-            replies = await self.shards.send(commands)
+            replies = await self.shards.send(commands, follow=False)
             again: list[int] = []
             for place, reply in zip(sent, replies, strict=True):
                 answer = _receipt(steps[place], reply)

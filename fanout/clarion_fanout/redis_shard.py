@@ -57,6 +57,12 @@ OLDEST = (7, 0)
 
 _LATE = "no answer in time"
 
+_ASKING = pack(("ASKING",))
+
+
+def _ignore(*_: object) -> None:
+    """What a shard finds out and nobody wants to know."""
+
 
 class ShardOptions(NamedTuple):
     """How patient a shard is; seconds.
@@ -84,9 +90,10 @@ class Shard:
     probe_channel: called for the channel of the probes, which must be one of this shard's; None
         if there is none. Then the shard is not probed.
     slot_of: the slot of a channel, where pub/sub is the sharded one.
-    ended: called with a channel whose subscription was refused or has ended, and Redis' error, if
-        any. It is subscribed to again a moment later, unless it is released.
-    doubt: called when the server may not be what it was: it is gone, or a replica now.
+    moved: called with what a node of a cluster says of a slot that it does not have: `slot
+        host:port`. A channel in it is subscribed to again a moment later, unless it is released.
+    doubt: called when the server may not be what it was: it is gone, or a replica now, or has
+        ended a subscription.
     """
 
     def __init__(
@@ -98,8 +105,8 @@ class Shard:
         scripts: Sequence[Script],
         probe_channel: Callable[[], bytes | None],
         slot_of: Callable[[bytes], int] | None = None,
-        ended: Callable[[bytes, str], None] | None = None,
-        doubt: Callable[[], None] | None = None,
+        moved: Callable[[str], None] = _ignore,
+        doubt: Callable[[], None] = _ignore,
     ) -> None:
         self.name = name
         self.reign = b""
@@ -113,7 +120,7 @@ class Shard:
         self._options = options
         self._scripts = scripts
         self._publish = "PUBLISH" if slot_of is None else "SPUBLISH"
-        self._tell_ended = ended
+        self._moved = moved
         self._doubt = doubt
         self._pipeline = Pipeline(name)
         self._up = asyncio.Event()
@@ -200,9 +207,18 @@ class Shard:
         except BrokerUnavailable as error:
             raise BrokerUnavailable(str(error), self.retry_ms) from None
         # Each costs 30 ns, and most batches have no error.
-        if hiredis.ReplyError in map(type, replies) and any(map(_refuses_writes, replies)):
-            self._pipeline.abort("it is a replica now")
+        if hiredis.ReplyError in map(type, replies):
+            self._heed_errors(replies)
         return replies
+
+    def _heed_errors(self, replies: list[Reply]) -> None:
+        for reply in replies:
+            if type(reply) is hiredis.ReplyError:
+                kind, _, rest = str(reply).partition(" ")
+                if kind == "READONLY":
+                    self._pipeline.abort("it is a replica now")
+                elif kind == "MOVED":
+                    self._moved(rest)
 
     async def run(
         self, script: Script, keys: Sequence[bytes], arguments: Sequence[Argument]
@@ -221,22 +237,27 @@ class Shard:
             [script.packed(keys, arguments) for script, keys, arguments in calls]
         )
 
-    async def sends(self, commands: Sequence[bytes]) -> list[Reply]:
+    async def sends(self, commands: Sequence[bytes], *, asking: bool = False) -> list[Reply]:
         """`send` for commands apart, among which may be calls of scripts.
 
         Those that Redis has forgotten (`SCRIPT FLUSH`) are sent to it, and called after the rest.
+        asking: whether they concern a slot that is on its way to this node of a cluster.
         """
-        replies = await self.send(b"".join(commands), len(commands))
+        replies = await self._send_each(commands, asking)
         if hiredis.ReplyError in map(type, replies) and (
             forgotten := [place for place, reply in enumerate(replies) if _forgotten(reply)]
         ):
             await self.calls([("SCRIPT", "LOAD", script.text) for script in self._scripts])
-            again = await self.send(
-                b"".join(commands[place] for place in forgotten), len(forgotten)
-            )
+            again = await self._send_each([commands[place] for place in forgotten], asking)
             for place, reply in zip(forgotten, again, strict=True):
                 replies[place] = reply
         return replies
+
+    async def _send_each(self, commands: Sequence[bytes], asking: bool) -> list[Reply]:
+        if not asking:
+            return await self.send(b"".join(commands), len(commands))
+        packed = b"".join([_ASKING + command for command in commands])
+        return (await self.send(packed, 2 * len(commands)))[1::2]
 
     async def _wait(self, count: int) -> None:
         if not self._decided.is_set() and self._waiting + count <= IN_FLIGHT_COMMANDS:
@@ -280,9 +301,12 @@ class Shard:
         self._intake.renew_probe()
 
     def _ended(self, channel: bytes, error: str) -> None:
-        if self._tell_ended is not None:
-            self._tell_ended(channel, error)
-        elif error and error != self._refusal_told:
+        kind, _, rest = error.partition(" ")
+        if kind == "MOVED":
+            self._moved(rest)
+            return
+        self._doubt()
+        if kind not in ("", "CLUSTERDOWN") and error != self._refusal_told:
             # Once: a thousand channels are refused for one reason.
             log.error("shard %s refused to subscribe to %r: %s", self.name, channel, error)
             self._refusal_told = error
@@ -326,8 +350,7 @@ class Shard:
                 opened = time.monotonic()
                 reason = await ended
                 self._note("commands", reason)
-                if self._doubt is not None:
-                    self._doubt()
+                self._doubt()
                 brief = brief + 1 if time.monotonic() - opened < BRIEF_SECONDS else 0
                 if brief < 2:
                     failures = 0
@@ -424,8 +447,7 @@ class Shard:
             self._heed(info)
         if published and isinstance(published[0], hiredis.ReplyError):
             self._intake.probe.forget()
-            if self._doubt is not None:
-                self._doubt()
+            self._doubt()
 
     def _heed(self, info: bytes) -> None:
         """Takes over what INFO says now; a primary may have become a replica."""
@@ -456,10 +478,6 @@ def _facts(info: bytes) -> dict[str, str]:
 
 def _forgotten(reply: Reply) -> bool:
     return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
-
-
-def _refuses_writes(reply: Reply) -> bool:
-    return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("READONLY")
 
 
 def _plain(error: OSError) -> str:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from clarion_fanout.broker import BrokerUnavailable
 from clarion_fanout.redis_address import Location
+from clarion_fanout.redis_cluster import ShardCluster
 from clarion_fanout.redis_keys import Keys
 from clarion_fanout.redis_list import ShardList
 from clarion_fanout.redis_shard import Shard, ShardOptions
@@ -79,4 +80,6 @@ def shards_of(
     locations: Sequence[Location], *, keys: Keys, worker: str, options: ShardOptions
 ) -> Shards:
     """The shards that URLs name. worker: names this process among all that share them."""
+    if locations[0].kind == "cluster":
+        return ShardCluster(locations[0], keys=keys, worker=worker, options=options)
     return ShardList(locations, keys=keys, worker=worker, options=options)

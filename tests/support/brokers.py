@@ -207,5 +207,6 @@ FACTORIES: dict[str, Callable[[], BrokerFactory]] = {
     "memory": MemoryBrokerFactory,
     "one shard": partial(RedisBrokerFactory, 1),
     "three shards": partial(RedisBrokerFactory, 3),
+    "a cluster": partial(RedisBrokerFactory, 0),
     "topics that move": partial(RedisBrokerFactory, 3, moving_from=1),
 }
