@@ -1,20 +1,21 @@
 """Presence within one process, for the embedded broker; also the reference for the contract.
 
 Who is in stands in a table, so nobody can be left over: when the process dies, so do its clients'
-connections. A table keeps the order in which members came, and their numbers are what pages go by.
+connections. A table keeps the order in which members came, and the number with which each of them
+begins is what pages go by. That way a member costs some 100 bytes, and 300 where it is alone.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left
 from collections.abc import Callable
-from operator import itemgetter
 
 from clarion_fanout.broker import Feed
 from clarion_fanout.presence import Keeping, PresencePage
 from clarion_fanout.publication import Arrival, Departure
 
-_number = itemgetter(0)
+_NUMBER = 8
+"""Bytes of a number, the highest first, so that it sorts."""
 
 
 class MemoryPresence:
@@ -31,7 +32,7 @@ class MemoryPresence:
         self._keeps = keeps
         self._feed = feed
         self._wake = wake
-        self._rooms: dict[str, dict[str, tuple[int, bytes]]] = {}
+        self._rooms: dict[str, dict[str, bytes]] = {}
         self._counts: dict[str, int] = {}
         self._entered = 0
         # Of each that came or went since the last announcement: its topic, what it shows, and
@@ -55,18 +56,22 @@ class MemoryPresence:
             self._counts[topic] = self._counts.get(topic, 0) + 1
             return
         self._entered += 1
-        self._rooms.setdefault(topic, {})[client] = (self._entered, member)
+        entry = self._entered.to_bytes(_NUMBER, "big") + member
+        room = self._rooms.get(topic)
+        if room is None:
+            room = self._rooms[topic] = {}
+        room[client] = entry
         if keeping == "events":
             self._note(topic, client, member, False)
 
     def leave(self, topic: str, client: str) -> None:
         room = self._rooms.get(topic)
         if room is not None:
-            _, member = room.pop(client)
+            entry = room.pop(client)
             if not room:
                 del self._rooms[topic]
             if self._keeps(topic) == "events":
-                self._note(topic, client, member, True)
+                self._note(topic, client, entry[_NUMBER:], True)
         elif self._counts[topic] == 1:
             del self._counts[topic]
         else:
@@ -81,11 +86,12 @@ class MemoryPresence:
             return PresencePage(len(room))
         # A copy of 100,000 references takes 0.4 ms.
         entries = list(room.values())
-        first = bisect_right(entries, _place(after), key=_number)
+        first = bisect_left(entries, (_number(after) + 1).to_bytes(_NUMBER, "big"))
         page = entries[first : first + limit]
-        more = first + limit < len(entries)
-        members = tuple([member for _, member in page])
-        return PresencePage(len(room), members, str(page[-1][0]) if more else "")
+        last = ""
+        if first + limit < len(entries):
+            last = str(int.from_bytes(page[-1][:_NUMBER], "big"))
+        return PresencePage(len(room), tuple([entry[_NUMBER:] for entry in page]), last)
 
     def announce(self) -> None:
         """Feeds who has come and gone since the last time."""
@@ -102,6 +108,6 @@ class MemoryPresence:
         self._changed.setdefault((topic, client), (member, before))
 
 
-def _place(after: str) -> int:
-    """The number behind which a page begins. What is none of ours is where the first one begins."""
-    return int(after) if after.isascii() and after.isdigit() and len(after) < 20 else 0
+def _number(after: str) -> int:
+    """That of the member behind which a page begins; what is none of ours means the first page."""
+    return int(after) if after.isascii() and after.isdigit() and len(after) < 19 else 0

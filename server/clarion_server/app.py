@@ -51,10 +51,10 @@ _clock = time.perf_counter
 _HOUSEKEEPING_TICKS = round(1 / TICK_SECONDS)
 """The broker's sweep comes once a second."""
 
-_CONNECTION_BLOCKS, _SUBSCRIPTION_BLOCKS, _BROKER_BLOCK_BYTES = 14, 14, 100
+_CONNECTION_BLOCKS, _SUBSCRIPTION_BLOCKS, _MEMBER_BLOCKS, _BROKER_BLOCK_BYTES = 14, 14, 6, 100
 """What `Garbage` is told about memory: allocations of an idle connection, of a subscription in a
-topic of its own (both counted with sys.getallocatedblocks, rounded up), and bytes for each of the
-broker's, whose publications are a few small objects."""
+topic of its own and of a member there (all counted with sys.getallocatedblocks, rounded up), and
+bytes for each of the broker's, whose publications are a few small objects."""
 
 
 class Worker:
@@ -149,6 +149,7 @@ class Worker:
         return (
             connections * _CONNECTION_BLOCKS
             + self.hub.subscriptions * _SUBSCRIPTION_BLOCKS
+            + (self.presence.members * _MEMBER_BLOCKS if self.presence else 0)
             + brokers.held_bytes(self.broker) // _BROKER_BLOCK_BYTES
         )
 
