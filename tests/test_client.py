@@ -155,6 +155,8 @@ async def test_topics_come_and_go_while_it_lives() -> None:
             subscription.remove("orders:1")
         subscription.remove("orders:2")
         assert [m async for m in subscription] == []
+        with pytest.raises(ValueError, match="over"):
+            subscription.add("orders:3")
 
 
 async def test_two_subscriptions_share_a_topic() -> None:

@@ -139,6 +139,8 @@ class Engine:
     def check_wish(self, mailbox: Mailbox, topic: str, since: Position | None, last: int) -> None:
         """Raises `ValueError` for what cannot be subscribed."""
         wire.check_topic(topic)
+        if mailbox.over:
+            raise ValueError("the subscription is over")
         if since is not None and last:
             raise ValueError("since or last, not both")
         if topic in mailbox.topics:
