@@ -1,4 +1,4 @@
-"""The page is one file that loads nothing else, and its policy lets nothing else run."""
+"""The page is one file that loads the client alone, and its policy lets nothing else run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import base64
 import hashlib
 import json
 import re
+import subprocess
+import sys
+import zipfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from aiohttp import WSMsgType, web
@@ -17,6 +21,7 @@ from clarion_fanout.topics import is_topic
 from clarion_server import codes
 from clarion_server.http_api import page
 from support import browser
+from support.node import CLIENT
 
 TEXT = page.SOURCE.read_text(encoding="utf-8")
 
@@ -59,6 +64,8 @@ def test_nothing_is_loaded_from_elsewhere() -> None:
     for tag, attributes in ELEMENTS.found:
         assert "src" not in attributes, tag
         assert (attributes.get("href") or "data:").startswith("data:"), tag
+    assert re.findall(r'^import .* from "(.*)";$', SCRIPT, re.MULTILINE) == [f"/{page.CLIENT.name}"]
+    assert not re.search(r"\bimport\(", SCRIPT)
     assert "@import" not in ELEMENTS.inline["style"]
     assert "url(" not in ELEMENTS.inline["style"]
 
@@ -81,7 +88,27 @@ def test_the_policy_names_exactly_the_inline_elements(element: str) -> None:
     built = page.build(port=9000)
     content = Elements(built.body.decode()).inline[element]
     digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-    assert policy(built)[f"{element}-src"] == f"'sha256-{digest}'"
+    others = " 'self'" if element == "script" else ""
+    assert policy(built)[f"{element}-src"] == f"'sha256-{digest}'{others}"
+
+
+def test_the_client_is_served_as_it_is_in_its_own_folder() -> None:
+    for path, script in page.scripts().items():
+        assert script.body == (CLIENT / path[1:]).read_bytes()
+        assert script.headers["Content-Type"] == "text/javascript; charset=utf-8"
+        assert script.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_a_wheel_has_the_client_in_it(tmp_path: Path) -> None:
+    """As files of its own: in the sources they are links."""
+    root = CLIENT.parents[1]
+    build = (sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path)
+    subprocess.run(build, cwd=root, check=True, capture_output=True, timeout=60)
+    (wheel,) = tmp_path.iterdir()
+    with zipfile.ZipFile(wheel) as contents:
+        for file in (page.CLIENT, page.STREAM):
+            packed = contents.read(f"clarion_server/http_api/{file.name}")
+            assert packed == (CLIENT / file.name).read_bytes()
 
 
 def test_the_policy_denies_what_it_does_not_name() -> None:
@@ -135,14 +162,6 @@ def test_every_close_code_is_explained_with_the_catalogues_reason() -> None:
             assert explanation
 
 
-def test_the_page_comes_back_after_the_same_codes_as_every_client() -> None:
-    never = re.search(r"comeBack = .*\[([\d, ]+)\]\.includes", SCRIPT)
-    assert never
-    assert {int(code) for code in never[1].split(",")} == {
-        code for code in range(1000, 1016) if not codes.come_back(code)
-    }
-
-
 def test_the_page_has_the_grammar_of_topics() -> None:
     grammar = re.search(r"const TOPIC = /(.*)/;", SCRIPT)
     assert grammar
@@ -167,12 +186,12 @@ async def little_server() -> AsyncIterator[str]:
         async for frame in stream:
             assert frame.type is WSMsgType.TEXT
             command = json.loads(frame.data)
-            for topic in command.get("topics", ()):
-                answer = {"op": "subscribed", "id": command["id"], "epoch": "e", "offset": 0}
-                if "since" in topic:
-                    assert topic["since"] == {"epoch": "f", "offset": 2000}
-                    answer |= {"epoch": "g", "recovered": False}
-                await stream.send_json({**answer, "topic": topic["topic"]})
+            assert command["op"] == "subscribe"
+            answer = {"op": "subscribed", "id": command["id"], "epoch": "e", "offset": 0}
+            if "since" in command:
+                assert command["since"] == {"epoch": "f", "offset": 2000}
+                answer |= {"epoch": "g", "recovered": False}
+            await stream.send_json({**answer, "topic": command["topic"]})
         return stream
 
     async def publish(request: web.Request) -> web.Response:
@@ -200,6 +219,8 @@ async def little_server() -> AsyncIterator[str]:
 
     application = web.Application()
     application.router.add_get("/", home)
+    for path, script in page.scripts().items():
+        application.router.add_get(path, page.handler(script))
     application.router.add_get("/ws", websocket)
     application.router.add_post("/v1/publish", publish)
     application.router.add_post("/drain", drain)

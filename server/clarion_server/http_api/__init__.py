@@ -83,9 +83,10 @@ def build(
         inboxes=inboxes,
         readiness=readiness,
         metrics=metrics,
-        page=page.build(port=config.port if public_port is None else public_port),
         document=openapi.document(),
     )
+    port = config.port if public_port is None else public_port
+    pages = {"/": page.build(port=port), **page.scripts()}
     app = web.Application(
         middlewares=[_surround(Guard(config))], client_max_size=config.limits.body_bytes
     )
@@ -105,7 +106,7 @@ def build(
         ("GET", "/metrics", about.metrics),
         ("GET", "/livez", about.livez),
         ("GET", "/readyz", about.readyz),
-        ("GET", "/", about.page),
+        *(("GET", path, page.handler(one)) for path, one in pages.items()),
     )
     for method, path, handler in routes:
         add = app.router.add_post if method == "POST" else app.router.add_get  # and HEAD

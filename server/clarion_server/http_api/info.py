@@ -13,7 +13,6 @@ from clarion_fanout.redis_shard import Shard
 from clarion_server.board import Readiness
 from clarion_server.fleet import Absent, Fleet
 from clarion_server.http_api.errors import HEADERS, answer
-from clarion_server.http_api.page import Page
 from clarion_server.options import Config
 from clarion_server.orders import State
 
@@ -107,7 +106,6 @@ class About:
         inboxes: Sequence[Inbox],
         readiness: Callable[[], Readiness],
         metrics: Callable[[str], Awaitable[tuple[bytes, str]]],
-        page: Page,
         document: bytes,
     ) -> None:
         self._fleet = fleet
@@ -115,7 +113,6 @@ class About:
         self._inboxes = inboxes
         self._readiness = readiness
         self._metrics = metrics
-        self._page = page
         self._document = document
         self._broker = "redis" if config.redis else "memory"
 
@@ -158,11 +155,6 @@ class About:
 
     async def document(self, _request: web.Request) -> web.Response:
         return web.Response(body=self._document, headers=HEADERS)
-
-    async def page(self, _request: web.Request) -> web.Response:
-        return web.Response(
-            body=self._page.body, headers={**self._page.headers, hdrs.SERVER: HEADERS[hdrs.SERVER]}
-        )
 
 
 def _instances(workers: Sequence[State]) -> list[Instance]:

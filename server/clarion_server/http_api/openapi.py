@@ -86,6 +86,8 @@ _PARTIAL = {503: "Some workers did not answer, and may not have done it."}
 _BAD = {400: "Something does not fit its schema, or a rule that a schema cannot state."}
 _NO_HISTORY = {404: "The topic's namespace keeps no history.", **_BAD, **_BROKER}
 
+_SCRIPT = "text/javascript"
+
 OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("post", "/v1/publish"): Operation(
         "Publish a message", Published, body=Message, errors=_BROKER
@@ -151,6 +153,8 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
         "Whether new clients should be sent here", Ready, text="503 when not.", key=False
     ),
     ("get", "/"): Operation("A page to try things on", "text/html", key=False),
+    ("get", "/clarion-client.js"): Operation("The client of that page", _SCRIPT, key=False),
+    ("get", "/clarion-sse.js"): Operation("A part of that client", _SCRIPT, key=False),
 }
 
 _ALL = {

@@ -1,8 +1,9 @@
-"""The page at `/` of the private port: connect, subscribe, publish and watch, in one file.
+"""The page at `/` of the private port: connect, subscribe, publish and watch.
 
 It shows what anybody may have published, so its Content-Security-Policy lets nothing run or load
-but the script and style that are in the file, which it names by their hashes, and lets no string
-become markup (Trusted Types).
+but the script and style that are in the file, which it names by their hashes, and the JavaScript
+client, which stands beside it as it does in clients/js; and it lets no string become markup
+(Trusted Types).
 """
 
 from __future__ import annotations
@@ -11,16 +12,28 @@ import base64
 import hashlib
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from aiohttp import hdrs, web
+
+from clarion_server.http_api.errors import HEADERS
+
 SOURCE = Path(__file__).with_name("page.html")
+CLIENT = Path(__file__).with_name("clarion-client.js")
+STREAM = Path(__file__).with_name("clarion-sse.js")
+"""The client: links to its files in clients/js, of which a built package has copies."""
+_COMMON = {
+    "Cache-Control": "no-cache",
+    "Server": HEADERS[hdrs.SERVER],
+    "X-Content-Type-Options": "nosniff",
+}
 _META = '<meta name="clarion-websocket" content=":8000/ws">'
 
 
 class Page(NamedTuple):
-    """A ready answer to `GET /`."""
+    """A ready answer to a `GET`: the page, or what it loads."""
 
     body: bytes
     headers: Mapping[str, str]
@@ -38,19 +51,34 @@ def build(*, port: int, url: str = "") -> Page:
     headers = {
         "Content-Type": "text/html; charset=utf-8",
         "Content-Security-Policy": _policy(text),
-        "Cache-Control": "no-cache",
         "Cross-Origin-Opener-Policy": "same-origin",
         "Referrer-Policy": "no-referrer",
-        "X-Content-Type-Options": "nosniff",
+        **_COMMON,
     }
     return Page(text.encode(), headers)
+
+
+def scripts() -> dict[str, Page]:
+    """The client's files, by their paths."""
+    headers = {"Content-Type": "text/javascript; charset=utf-8", **_COMMON}
+    return {f"/{file.name}": Page(file.read_bytes(), headers) for file in (CLIENT, STREAM)}
+
+
+def handler(page: Page) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """Answers with `page`, whoever asks."""
+
+    async def handle(_request: web.Request) -> web.Response:
+        return web.Response(body=page.body, headers=page.headers)
+
+    return handle
 
 
 def _policy(text: str) -> str:
     return "; ".join(
         (
             "default-src 'none'",
-            f"script-src {_hash(text, 'script')}",
+            # Nothing else of this port is JavaScript, and every answer says so (nosniff).
+            f"script-src {_hash(text, 'script')} 'self'",
             f"style-src {_hash(text, 'style')}",
             # Any WebSocket: the address is a field of the page, and no script but ours can use it.
             "connect-src 'self' ws: wss:",
