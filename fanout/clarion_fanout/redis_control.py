@@ -25,7 +25,7 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
@@ -42,8 +42,9 @@ from clarion_fanout.inquiry import (
     ToAll,
 )
 from clarion_fanout.redis_keys import Keys
-from clarion_fanout.redis_lanes import Lane, Places, lanes, one_each
+from clarion_fanout.redis_lanes import Places
 from clarion_fanout.redis_leases import Leases
+from clarion_fanout.redis_post import Post
 from clarion_fanout.roll import WORKERS, Entry
 from clarion_fanout.tasks import Tasks
 
@@ -114,12 +115,10 @@ class Control:
     ) -> None:
         self.worker = worker
         self._shards = shards
-        self._keys = keys
         self._answer = answer
         self._tasks = tasks
         self._replaces = replaces
         self._options = options
-        self._publish = "SPUBLISH" if shards.sharded else "PUBLISH"
         self._leases = Leases(
             shards,
             keys=keys,
@@ -127,9 +126,17 @@ class Control:
             lease_s=options.lease_s,
             timeout_s=options.again_s,
         )
-        self._ears: dict[str, _Ear] = {}
+        self._post = Post(
+            shards,
+            keys=keys,
+            worker=worker,
+            timeout_s=options.again_s,
+            to_all=self._was_said,
+            to_us=self._was_answered,
+            resumed=self._leases.renew_soon,
+        )
         self._open: dict[str, tuple[Inquiry, asyncio.Event]] = {}
-        self._memory: Memory[Lane] = Memory()
+        self._memory: Memory[str] = Memory()
         self._closed = False
         self._complained = float("-inf")
         self.answered = 0
@@ -144,7 +151,7 @@ class Control:
 
     async def start(self) -> None:
         """Begins to listen. It is on the roll then, unless there is no shard now."""
-        self._listen()
+        self._post.listen()
         await self._leases.renew()
         for entry in self._leases.others():
             if self._replaces(entry):
@@ -163,33 +170,16 @@ class Control:
         self._closed = True
         await self._leases.leave()
         await self._farewell(self.worker)
-        for ear in self._ears.values():
-            ear.stop()
+        self._post.stop()
 
     async def _farewell(self, worker: str) -> None:
-        await self._say(msgspec.json.encode(Farewell(worker=worker)), self._ways())
-
-    # Listening
+        await self._post.say(msgspec.json.encode(Farewell(worker=worker)), self._post.ways())
 
     async def _follow(self) -> None:
         """In a cluster lanes move from shard to shard."""
         while True:
             await asyncio.sleep(self._options.again_s)
-            self._listen()
-
-    def _listen(self) -> None:
-        ways = {lane.name: lane for lane in lanes(self._shards, self._keys)}
-        for name, lane in ways.items():
-            ear = self._ears.get(name)
-            if ear is not None and ear.lane.shard is lane.shard:
-                continue
-            if ear is not None:
-                ear.stop()
-            listeners = {
-                self._keys.questions(lane.suffix): self._was_said,
-                self._keys.answers(self.worker, lane.suffix): self._was_answered,
-            }
-            self._ears[name] = _Ear(lane, listeners, self._leases.renew_soon)
+            self._post.listen()
 
     # Asking
 
@@ -209,11 +199,11 @@ class Control:
             del self._open[inquiry.id]
 
     async def _conduct(self, inquiry: Inquiry, news: asyncio.Event, question: Question) -> Answers:
-        options = self._options
+        options, post = self._options, self._post
         began = time.monotonic()
         async with asyncio.TaskGroup() as group:
             known = group.create_task(self._leases.renew())
-            said = group.create_task(self._say(msgspec.json.encode(question), self._ways()[:1]))
+            said = group.create_task(post.say(msgspec.json.encode(question), post.ways()[:1]))
         if not known.result():
             raise BrokerUnavailable("no shard can be asked which workers there are")
         if self._leases.full:
@@ -225,11 +215,11 @@ class Control:
             awaited = tuple(inquiry.awaited)
             if len(awaited) <= NAMED:
                 question = msgspec.structs.replace(question, only=awaited)
-            await self._say(msgspec.json.encode(question), self._ways())
+            await post.say(msgspec.json.encode(question), post.ways())
             await _until(inquiry, news, began + options.deadline_s)
         return inquiry.outcome()
 
-    def _was_answered(self, payload: bytes, _lane: Lane) -> None:
+    def _was_answered(self, payload: bytes, _way: str) -> None:
         """Takes what was published to this worker."""
         answer = self._decoded(_answers, payload, ANSWER_BYTES + QUESTION_BYTES)
         if answer is None:
@@ -245,7 +235,7 @@ class Control:
 
     # Being asked
 
-    def _was_said(self, payload: bytes, lane: Lane) -> None:
+    def _was_said(self, payload: bytes, way: str) -> None:
         """Takes what was published to all workers."""
         said = self._decoded(_to_all, payload, QUESTION_BYTES)
         if said is None or said.worker == self.worker or self._closed:
@@ -256,18 +246,18 @@ class Control:
                 inquiry.left(said.worker)
                 news.set()
         elif not said.only or self.worker in said.only:
-            self._take(said, lane)
+            self._take(said, way)
 
-    def _take(self, question: Question, lane: Lane) -> None:
+    def _take(self, question: Question, way: str) -> None:
         memory = self._memory
         if memory.working >= WORKING and question.id not in memory:
             self._drop("busy")
             return
-        known = memory.take(question.id, lane)
+        known = memory.take(question.id, way)
         if known is None:
             self._tasks.start(self._work(question), "control question")
         elif known:
-            self._tasks.start(self._reply(question, known, [lane]), "control answer")
+            self._tasks.start(self._reply(question, known, [way]), "control answer")
 
     async def _work(self, question: Question) -> None:
         answer = Answer(id=question.id, worker=self.worker)
@@ -285,29 +275,8 @@ class Control:
         encoded = msgspec.json.encode(answer)
         await self._reply(question, encoded, self._memory.done(question.id, encoded))
 
-    async def _reply(self, question: Question, answer: bytes, ways: Sequence[Lane]) -> None:
-        await self._say(answer, ways, to=question.worker)
-
-    # Both
-
-    def _ways(self) -> list[Lane]:
-        return one_each(lanes(self._shards, self._keys))
-
-    async def _say(self, payload: bytes, ways: Sequence[Lane], to: str = "") -> bool:
-        """Publishes to all workers, or to one; False if that was possible on no way."""
-        async with asyncio.TaskGroup() as group:
-            sent = [group.create_task(self._send(payload, lane, to)) for lane in ways]
-        return any(task.result() for task in sent)
-
-    async def _send(self, payload: bytes, lane: Lane, to: str) -> bool:
-        keys = self._keys
-        channel = keys.answers(to, lane.suffix) if to else keys.questions(lane.suffix)
-        try:
-            async with asyncio.timeout(self._options.again_s):
-                await lane.shard.call(self._publish, channel, payload)
-        except (BrokerUnavailable, TimeoutError):
-            return False
-        return True
+    async def _reply(self, question: Question, answer: bytes, ways: Sequence[str]) -> None:
+        await self._post.say(answer, ways, to=question.worker)
 
     def _decoded(self, decoder: msgspec.json.Decoder[T], payload: bytes, most: int) -> T | None:
         if len(payload) > most:
@@ -325,42 +294,6 @@ class Control:
         if now - self._complained >= COMPLAINT_SECONDS:
             self._complained = now
             log.warning("a control message was dropped, %s: %r", reason, what[:100])
-
-
-class _Ear:
-    """Listens on a lane: to what is said to all workers, and to what this one is answered."""
-
-    def __init__(
-        self,
-        lane: Lane,
-        listeners: Mapping[bytes, Callable[[bytes, Lane], None]],
-        resumed: Callable[[], None],
-    ) -> None:
-        self.lane = lane
-        self._channels = list(listeners)
-        for channel, take in listeners.items():
-            lane.shard.listen(channel, _Channel(lane, take, resumed))
-
-    def stop(self) -> None:
-        for channel in self._channels:
-            self.lane.shard.unlisten(channel)
-
-
-class _Channel(NamedTuple):
-    """A `Listener`."""
-
-    lane: Lane
-    heard: Callable[[bytes, Lane], None]
-    resumed: Callable[[], None]
-
-    def take(self, payload: bytes) -> None:
-        self.heard(payload, self.lane)
-
-    def subscribed(self) -> None:
-        self.resumed()
-
-    def dropped(self) -> None:
-        pass
 
 
 async def _until(inquiry: Inquiry, news: asyncio.Event, when: float) -> None:

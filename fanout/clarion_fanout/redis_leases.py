@@ -42,6 +42,7 @@ class Leases:
         self._roll = Roll(own.id)
         self._soon = asyncio.Event()
         self._over = False
+        self._told: dict[str, str] = {}
 
     def others(self) -> list[Entry]:
         """Who else is there, as far as is known; `renew` asks."""
@@ -118,7 +119,16 @@ class Leases:
             return False
         roll = replies[0]
         if isinstance(roll, hiredis.ReplyError):
-            log.warning("shard %s keeps no roll of workers: %s", shard.name, roll)
+            self._tell(shard, str(roll))
             return False
+        self._tell(shard, "")
         self._roll.read(roll, time.monotonic())
         return True
+
+    def _tell(self, shard: Shard, trouble: str) -> None:
+        """Logs what has changed, once."""
+        if trouble and self._told.get(shard.name) != trouble:
+            log.warning("shard %s keeps no roll of workers: %s", shard.name, trouble)
+            self._told[shard.name] = trouble
+        elif not trouble:
+            self._told.pop(shard.name, None)
