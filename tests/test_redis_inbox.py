@@ -14,7 +14,8 @@ from clarion_fanout.backlog import LETTERS
 from clarion_fanout.broker import BrokerUnavailable
 from clarion_fanout.publication import Draft, Receipt
 from clarion_fanout.redis_broker import RedisBroker, Step
-from clarion_fanout.redis_inbox import SLACK_BYTES, SPENT_SECONDS, InboxOptions
+from clarion_fanout.redis_delivery import SLACK_BYTES, SPENT_SECONDS
+from clarion_fanout.redis_inbox import InboxOptions
 from clarion_fanout.redis_shard import ShardOptions
 from support.inboxes import (
     DEAD,
@@ -401,14 +402,14 @@ async def test_entries_wait_for_their_topics_shard_and_others_pass() -> None:
             await leave(server, *(entry(topic, number) for topic in topics))
         for topic in here:
             await eventually(lambda topic=topic: has(one, topic, [0, 1, 2, 3, 4]))  # type: ignore[misc]
-        assert one.inbox.waiting == 5 * len(away)
+        assert one.inbox.delivery.waiting == 5 * len(away)
         assert await server.command("XLEN", INBOX) == 5 * len(away)
         assert one.inbox.age > 0
         await mortal.restart(keep_data=True)
         await emptied(server)
         for topic in topics:
             assert await kept(one, topic) == [0, 1, 2, 3, 4]
-        assert one.inbox.waiting == 0
+        assert one.inbox.delivery.waiting == 0
 
 
 async def has(at: Worker, topic: str, data: list[object]) -> bool:
@@ -485,7 +486,7 @@ async def test_what_waits_is_bounded_and_the_rest_stays_in_redis() -> None:
         mortal.kill()
         await until(lambda: not one.broker.shards.all()[1].available)
         await leave_many(one, (entry(away[n % len(away)], n) for n in range(count)))
-        await until(lambda: one.inbox.waiting == LETTERS)
+        await until(lambda: one.inbox.delivery.waiting == LETTERS)
         [group] = await server.command("XINFO", "GROUPS", INBOX)
         fields = dict(zip(group[::2], group[1::2], strict=True))
         assert fields["pending"] == LETTERS
@@ -493,7 +494,7 @@ async def test_what_waits_is_bounded_and_the_rest_stays_in_redis() -> None:
         await mortal.restart(keep_data=True)
         await emptied(server, 60)
         assert one.done("published") == count
-        assert one.inbox.waiting == 0
+        assert one.inbox.delivery.waiting == 0
 
 
 # What operators do to it

@@ -22,8 +22,8 @@ Once
       after the lease, five seconds, or when a machine is up again the next morning;
     - its topic's shard, or the inbox's, was away in between, its answer was lost, and it comes back
       with its data: an hour later, too;
-    - two workers work on it for a moment, as one was stopped and does not know that another has
-      taken over;
+    - two workers work on it for up to a minute, as one was stopped and does not know that another
+      has taken over;
     - a failover brings back entries that had left the stream during the last minute.
 
     It is published twice if one of these takes longer than that, or if the topic's shard loses its
@@ -31,14 +31,14 @@ Once
     ids may come again after a failover, for other entries: a clock is behind.
 
 Burial
-    What can never be published goes to `clarion:inbox:dead`: its fields, cut to `CUT` bytes each if
-    the entry is too large, and two more, `reason` for its author and `entry`, its id. The newest
+    What can never be published goes to `clarion:inbox:dead`: its fields, cut to 1,024 bytes each
+    if the entry is too large, and two more, `reason` for its author and `entry`, its id. The newest
     `DEAD` or so are kept. An entry is there twice if the worker died while burying it.
 
 Back-pressure
     Entries whose topic's shard is away wait in memory, and those of the same topic behind them;
     others pass. When so much waits that `Backlog` has no room, no more is read, and entries wait in
-    Redis: `entries` and `age` tell it.
+    Redis: `entries` and `age` tell.
 
 How
     One worker owns an inbox at a time: it has a lease, a key with an expiry beside the stream, and
@@ -65,44 +65,24 @@ import contextlib
 import logging
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias, cast
-from zlib import crc32
+from typing import NamedTuple, cast
 
-from clarion_fanout import letter as letters
-from clarion_fanout.backlog import Backlog, place
+from clarion_fanout.backlog import place
 from clarion_fanout.broker import BrokerUnavailable
-from clarion_fanout.letter import FIELDS, Letter, Undeliverable
-from clarion_fanout.publication import Receipt
 from clarion_fanout.redis_bell import Bell
-from clarion_fanout.redis_broker import RedisBroker, Step
+from clarion_fanout.redis_broker import RedisBroker
+from clarion_fanout.redis_delivery import Delivery, Entry, Mail, Sent
 from clarion_fanout.redis_keys import Keys
 from clarion_fanout.redis_place import Place
 from clarion_fanout.redis_scripts import INBOX
-from clarion_fanout.redis_wire import Argument, pack
+from clarion_fanout.redis_wire import Argument
 from clarion_fanout.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
-PENDING_SECONDS = 24 * 3600
-"""See the module's text. It costs nothing: only entries that are being published have such keys."""
-
-SPENT_SECONDS = 60
-"""Longer than a failover takes back: a Sentinel or a cluster node needs up to 30 s to notice, and
-the old primary answers meanwhile. A key takes some 150 bytes in Redis: 10 MB at 1,000 entries/s."""
-
-DEAD = 10_000
-"""Dead letters that are kept: enough to see what is wrong. At most 700 MB of the largest."""
-
 BATCH_BYTES = 4 * 1024 * 1024
 """Of entries that are read at once: 64 of the largest, in some 20 ms."""
-
-PORTION = 125
-"""Entries that are sent together, a piece of work of some 2 ms here and there."""
-
-SLACK_BYTES = 4096
-"""Of an entry beside its data: topic, id, names, and fields that are not ours."""
 
 LOOK_SECONDS = 1.0
 """How often a worker looks whether an inbox has no owner, about. It costs a small script for each
@@ -113,9 +93,6 @@ MODESTY_SECONDS = 0.5
 
 RENEWALS = 5
 """Of a lease within its term: a loop that stops for seconds does not lose it."""
-
-RETRY_SECONDS = 0.25
-"""Between attempts to publish what waits. A shard that is known to be away is not asked."""
 
 BEGIN = b"0-0"
 NEW = b">"
@@ -145,29 +122,13 @@ class _Answer(NamedTuple):
     entries: int
     now_ms: int
     cursor: bytes
-    read: list[list[bytes | int | list[bytes]]]
-
-
-_Sent: TypeAlias = tuple[Letter, Step]
-"""A letter that was published, and how."""
-
-
-_Dead: TypeAlias = tuple[bytes, list[bytes], str]
-"""An entry that cannot be published, its fields and why."""
-
-
-class _Read(NamedTuple):
-    """Entries that were read. cursor: where to read next. first: the id of the first."""
-
-    cursor: bytes
-    first: bytes | None
-    letters: list[Letter]
-    dead: list[_Dead]
+    read: list[Entry]
 
 
 class Inbox:
     """One inbox, and the part that one worker has in it. See the module's text.
 
+    at: where the inbox is. dead: where its dead letters are.
     worker: names this process among all that share the inbox.
     owned: how many inboxes this worker owns; it leaves the next to one that has fewer.
     """
@@ -189,21 +150,23 @@ class Inbox:
         """Whether this worker is."""
         self.holder = ""
         """The worker that is, as far as we know; empty when none is."""
-        self.outcomes: Counter[str] = Counter()
-        """Entries that are done: `published`, `duplicate` or `dead`."""
         self.takeovers = 0
         """Times that this worker became the owner."""
         self.entries = 0
         """In the stream when it was last looked at, those that are being published included."""
+        self.delivery = Delivery(
+            at.name,
+            dead=dead,
+            broker=broker,
+            keys=keys,
+            data_bytes=options.data_bytes,
+            key_seconds=options.key_seconds,
+        )
         self._place = at
-        self._dead = dead
         self._worker = worker.encode()
-        self._broker = broker
-        self._keys = keys
+        self._keys = (keys.inbox, keys.owner)
         self._options = options
         self._owned = owned
-        self._salt = crc32(at.name.encode())
-        self._backlog = Backlog()
         self._until = 0.0  # when the lease ends; monotonic
         self._clock_ms = 0.0  # Redis' clock, less ours
         self._oldest: bytes | None = None  # the first entry of the batch at hand
@@ -215,19 +178,14 @@ class Inbox:
         self._told = ""
 
     @property
-    def waiting(self) -> int:
-        """Entries that wait for a topic's shard."""
-        return self._backlog.letters
-
-    @property
     def age(self) -> float:
         """Seconds since the oldest entry was added; 0 when there is none, or somebody else is the
         owner."""
-        entries = [entry for entry in (self._oldest, self._backlog.oldest) if entry is not None]
-        if not entries:
+        found = [entry for entry in (self._oldest, self.delivery.oldest) if entry is not None]
+        if not found:
             return 0.0
         now_ms = time.monotonic() * 1000 + self._clock_ms
-        return max(0.0, now_ms - min(map(place, entries))[0]) / 1000
+        return max(0.0, now_ms - min(map(place, found))[0]) / 1000
 
     async def run(self) -> None:
         """Works on the inbox whenever no other worker does, until `leave`."""
@@ -267,17 +225,16 @@ class Inbox:
     async def _own(self, answer: _Answer) -> None:
         log.info("the inbox of shard %s: this worker publishes it from now on", self.name)
         self.takeovers += 1
-        options = self._options
         bell = Bell(
             self._place,
-            self._keys.inbox,
+            self._keys[0],
             self._rang,
-            client=f"{options.client}-inbox",
-            timeout_s=options.timeout_s,
+            client=f"{self._options.client}-inbox",
+            timeout_s=self._options.timeout_s,
         )
         helpers = Tasks()
-        helpers.start(self._renew(), f"lease of the inbox of {self.name}")
-        helpers.start(bell.run(), f"bell of the inbox of {self.name}")
+        helpers.start(self._renew(), f"lease of the inbox of shard {self.name}")
+        helpers.start(bell.run(), f"bell of the inbox of shard {self.name}")
         try:
             done = await self._work(answer, bell)
             if self._leaving.is_set():
@@ -285,10 +242,14 @@ class Inbox:
         finally:
             await helpers.close()
             self.owner = False
-            self._backlog = Backlog()
+            self.delivery.begin()
             self._oldest = None
             self._last = BEGIN
             log.info("the inbox of shard %s: another worker may publish it", self.name)
+
+    def _is_ours(self) -> bool:
+        """As far as we know: we may have been stopped since we looked at the clock."""
+        return self.owner and time.monotonic() < self._until
 
     async def _renew(self) -> None:
         while True:
@@ -304,44 +265,38 @@ class Inbox:
     async def _work(self, answer: _Answer, bell: Bell) -> list[bytes]:
         """Publishes as long as the inbox is ours, or until it is to be another worker's. Returns
         what is done and not acknowledged."""
-        here = self._opened(answer)
-        sent: list[_Sent] = []  # published, and about to leave the stream
-        spent: list[_Sent] = []  # no longer in the stream
+        delivery, most = self.delivery, self._options.batch
+        cursor, mail = answer.cursor, delivery.opened(answer.read)
+        sent: list[Sent] = []  # published, and about to leave the stream
+        spent: list[Sent] = []  # no longer in the stream
         done: list[bytes] = []
-        retry_at = 0.0
-        while self.owner and time.monotonic() < self._until:
-            self._oldest = here.first
-            due: list[Letter] = []
-            if self._backlog.letters and time.monotonic() >= retry_at:
-                due = self._backlog.due(self._reachable, self._options.batch)
-                if not due:
-                    retry_at = time.monotonic() + RETRY_SECONDS
-            batch = due + self._backlog.passed(here.letters)
-            buried = await self._bury(here.dead)
+        while self._is_ours():
+            self._oldest = mail.first
+            batch, due = delivery.batch(mail.letters, most)
+            buried = await delivery.bury(mail.dead)
+            room = max(0, min(most, delivery.room - len(batch)))
             # While this batch is published the one before it leaves the stream, and the next is
             # read: else Redis would wait for us half the time.
-            room = max(0, min(self._options.batch, self._backlog.room - len(batch)))
             async with asyncio.TaskGroup() as group:
-                reading = group.create_task(self._next(here.cursor, room, done))
-                publishing = group.create_task(self._publish(batch, len(due)))
-                group.create_task(self._forget(spent))
-            there = reading.result()
-            if isinstance(there, BrokerUnavailable):
-                raise there
+                reading = group.create_task(self._next(cursor, room, done))
+                publishing = group.create_task(delivery.publish(batch, due, self._is_ours))
+                group.create_task(delivery.forget(spent))
             spent, sent = sent, publishing.result()
             done = buried + [letter.entry for letter, _ in sent]
-            if len(sent) < len(batch):
-                retry_at = time.monotonic() + RETRY_SECONDS
+            next = reading.result()
+            if isinstance(next, BrokerUnavailable):
+                raise next
             if self._leaving.is_set():
                 return done
-            here = there
-            if here.first is None and not done:
-                await self._idle(bell, retry_at - time.monotonic())
+            cursor, mail = next
+            if mail.first is None and not done:
+                await self._idle(bell)
         return []
 
     async def _next(
         self, cursor: bytes, count: int, done: Sequence[bytes]
-    ) -> _Read | BrokerUnavailable:
+    ) -> tuple[bytes, Mail] | BrokerUnavailable:
+        """What was read, and where to read on."""
         try:
             answer = await self._ask(cursor, count, done)
         except BrokerUnavailable as error:
@@ -352,128 +307,28 @@ class Inbox:
             # It was acknowledged by another hand, and is there for ever.
             self._last = self._rung
         self._rung = None
-        return self._opened(answer)
+        return answer.cursor, self.delivery.opened(answer.read)
 
-    async def _idle(self, bell: Bell, retry_s: float) -> None:
+    async def _idle(self, bell: Bell) -> None:
         """Returns when there may be something to do."""
-        if self._backlog.room:
+        if self.delivery.room:
             bell.arm(self._last)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, retry_s) if self._backlog.letters else None):
+            async with asyncio.timeout(self.delivery.retry_s):
                 await self._news.wait()
         self._news.clear()
 
-    def _reachable(self, topic: str) -> bool:
-        try:
-            return self._broker.shards.of(topic).available
-        except BrokerUnavailable:
-            return False
-
-    # One batch
-
-    def _opened(self, answer: _Answer) -> _Read:
-        """Tells what can be published from what cannot."""
-        limit = self._options.data_bytes
-        good: list[Letter] = []
-        bad: list[_Dead] = []
-        for each in answer.read:
-            entry, fields = cast("tuple[bytes, list[bytes]]", each[:2])
-            try:
-                if len(each) > 2:
-                    raise Undeliverable(_too_large(each, limit))
-                good.append(letters.read(entry, fields, limit))
-            except Undeliverable as error:
-                bad.append((entry, fields[: 2 * FIELDS], str(error)))
-        first = cast("bytes", answer.read[0][0]) if answer.read else None
-        return _Read(answer.cursor, first, good, bad)
-
-    async def _bury(self, dead: Sequence[_Dead]) -> list[bytes]:
-        """Buries entries and returns them. Raises `BrokerUnavailable`."""
-        if dead:
-            add = ("XADD", self._keys.dead, "MAXLEN", "~", DEAD, "*")
-            await self._dead.ask(
-                [
-                    pack((*add, *fields, "reason", reason, "entry", entry))
-                    for entry, fields, reason in dead
-                ]
-            )
-            self.outcomes["dead"] += len(dead)
-            log.debug(
-                "the inbox of shard %s: %d dead, the last: %s", self.name, len(dead), dead[-1][2]
-            )
-        return [entry for entry, _, _ in dead]
-
-    async def _publish(self, batch: Sequence[Letter], due: int) -> list[_Sent]:
-        """Publishes letters, of which the first `due` are in the backlog. Returns those of which it
-        is certain; the others are in the backlog then."""
-        steps: list[Step] = []
-        newest: dict[str, bytes] = {}
-        for letter in batch:
-            topic = letter.topic
-            name = self._remembered(letter)
-            before = newest.get(topic)
-            steps.append((topic, letter.data, (name,) if before is None else (name, before)))
-            newest[topic] = name
-        receipts = await self._receipts(steps)
-        sent: list[_Sent] = []
-        duplicates = 0
-        failed: set[str] = set()
-        for number, (letter, step, receipt) in enumerate(zip(batch, steps, receipts, strict=True)):
-            # One that succeeds behind one that failed waits too: that one was published before, by
-            # another worker, and will be found to be.
-            if isinstance(receipt, BrokerUnavailable) or letter.topic in failed:
-                failed.add(letter.topic)
-                if number >= due:
-                    self._backlog.keep(letter)
-                continue
-            if number < due:
-                self._backlog.done(letter)
-            sent.append((letter, step))
-            duplicates += receipt.duplicate
-        for topic in failed:
-            self._backlog.failed(topic)
-        self.outcomes["duplicate"] += duplicates
-        self.outcomes["published"] += len(sent) - duplicates
-        return sent
-
-    async def _receipts(self, steps: Sequence[Step]) -> list[Receipt | BrokerUnavailable]:
-        """Publishes steps by portions: Redis works on one while the next is packed."""
-        async with asyncio.TaskGroup() as group:
-            portions: list[asyncio.Task[Sequence[Receipt | BrokerUnavailable]]] = []
-            for start in range(0, len(steps), PORTION):
-                part = steps[start : start + PORTION]
-                publishing = self._broker.publish_steps(part, PENDING_SECONDS * 1000)
-                portions.append(group.create_task(publishing))
-                await asyncio.sleep(0)
-        return [receipt for portion in portions for receipt in portion.result()]
-
-    async def _forget(self, spent: Sequence[_Sent]) -> None:
-        """Shortens the memory of letters that have left the stream."""
-        if not spent:
-            return
-        ours = [step for letter, step in spent if letter.key is None]
-        theirs = [step for letter, step in spent if letter.key is not None]
-        await self._broker.forget(ours, SPENT_SECONDS * 1000)
-        await self._broker.forget(theirs, max(1, int(self._options.key_seconds * 1000)))
-
-    def _remembered(self, letter: Letter) -> bytes:
-        """The key by which it is known that a letter was published."""
-        entry, topic, data, key = letter
-        if key is not None:
-            return self._keys.key(topic, key)
-        return self._keys.entry(topic, b"%b-%08x" % (entry, crc32(data, self._salt)))
+    # Asking Redis
 
     async def _ask(
         self, cursor: bytes, count: int, done: Sequence[bytes] = (), *, leave: bool = False
     ) -> _Answer:
         """Acknowledges, renews the lease or takes it, and reads. Raises `BrokerUnavailable`."""
         lease_s = 0.0 if leave else self._options.lease_s
-        largest = self._options.data_bytes + SLACK_BYTES
-        asked = time.monotonic()
         arguments: list[Argument] = [self._worker, int(lease_s * 1000), cursor, count]
-        arguments += [BATCH_BYTES, largest, *done]
-        keys = (self._keys.inbox, self._keys.owner)
-        [reply] = await self._place.ask([INBOX.packed(keys, arguments)])
+        arguments += [BATCH_BYTES, self.delivery.entry_bytes, *done]
+        asked = time.monotonic()
+        [reply] = await self._place.ask([INBOX.packed(self._keys, arguments)])
         answer = _Answer(*reply)
         self.entries = answer.entries
         self._clock_ms = answer.now_ms - time.monotonic() * 1000
@@ -488,12 +343,3 @@ class Inbox:
         if trouble and trouble != self._told:
             log.warning("the inbox of shard %s: %s; trying again", self.name, trouble)
         self._told = trouble
-
-
-def _too_large(entry: Sequence[object], data_bytes: int) -> str:
-    """Why an entry that was cut is too large; see inbox.lua."""
-    _, _, total, name, size = cast("tuple[bytes, list[bytes], int, bytes, int]", entry)
-    if size > data_bytes:
-        field = name.decode("ascii", "backslashreplace")[:64]
-        return f"{field} has {size} bytes, the limit is {data_bytes}"
-    return f"the entry has {total} bytes, the limit is {data_bytes + SLACK_BYTES}"

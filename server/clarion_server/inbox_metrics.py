@@ -49,8 +49,8 @@ def inbox_metrics(inboxes: Sequence[Inbox]) -> Iterator[Metric]:
         owner.add_metric(name, inbox.owner)
         entries.add_metric(name, inbox.entries if inbox.owner else 0)
         age.add_metric(name, inbox.age)
-        waiting.add_metric(name, inbox.waiting)
+        waiting.add_metric(name, inbox.delivery.waiting)
         takeovers.add_metric(name, inbox.takeovers)
         for outcome in OUTCOMES:
-            done.add_metric((*name, outcome), inbox.outcomes[outcome])
+            done.add_metric((*name, outcome), inbox.delivery.outcomes[outcome])
     yield from (owner, entries, age, waiting, done, takeovers)

@@ -522,7 +522,7 @@ class InboxOptions(Section, frozen=True, kw_only=True):
             "Larger ones are no faster; 500 are some 10 ms of work, in four pieces.",
             unit="entries",
             least=1,
-            most=5000,
+            most=1000,
         ),
     ] = 500
     lease_s: Annotated[

@@ -83,7 +83,7 @@ class Worker:
 
     def done(self, outcome: str) -> int:
         """Entries of all inboxes that ended so."""
-        return sum(inbox.outcomes[outcome] for inbox in self.inboxes)
+        return sum(inbox.delivery.outcomes[outcome] for inbox in self.inboxes)
 
     def work(self) -> None:
         """Begins to work on the inboxes."""

@@ -1,0 +1,256 @@
+"""Publishing the entries of an inbox: what is promised of them stands in `redis_inbox`.
+
+An owner gives its delivery what it has read, batch after batch, and hears which entries are done.
+Those that cannot be published yet wait here, in a `Backlog`, and go with a later batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias, cast
+from zlib import crc32
+
+from clarion_fanout import letter as letters
+from clarion_fanout.backlog import Backlog
+from clarion_fanout.broker import BrokerUnavailable
+from clarion_fanout.letter import FIELDS, Letter, Undeliverable
+from clarion_fanout.publication import Receipt
+from clarion_fanout.redis_broker import RedisBroker, Step
+from clarion_fanout.redis_keys import Keys
+from clarion_fanout.redis_place import Place
+from clarion_fanout.redis_wire import pack
+
+log = logging.getLogger(__name__)
+
+PENDING_SECONDS = 24 * 3600
+"""That an entry is remembered at its topic's shard while it is in the stream. It costs nothing:
+few are at a time."""
+
+SPENT_SECONDS = 60
+"""And when it has left the stream. Longer than a failover takes back: a Sentinel or a cluster node
+needs up to 30 s to notice, and the old primary answers meanwhile. A key takes some 150 bytes in
+Redis: 10 MB at 1,000 entries/s."""
+
+DEAD = 10_000
+"""Dead letters that are kept: enough to see what is wrong. At most 700 MB of the largest."""
+
+PORTION = 125
+"""Entries that are sent together, a piece of work of some 2 ms here and there."""
+
+SLACK_BYTES = 4096
+"""Of an entry beside its data: topic, id, names, and fields that are not ours."""
+
+RETRY_SECONDS = 0.25
+"""Between attempts to publish what waits. A shard that is known to be away is not asked."""
+
+Entry: TypeAlias = list[bytes | int | list[bytes]]
+"""As inbox.lua returns it."""
+
+Sent: TypeAlias = tuple[Letter, Step]
+"""A letter that was published, and how."""
+
+_Dead: TypeAlias = tuple[bytes, list[bytes], str]
+"""An entry that cannot be published, its fields and why."""
+
+
+class Mail(NamedTuple):
+    """What was read. first: the id of the first entry; None if there was none."""
+
+    first: bytes | None
+    letters: Sequence[Letter]
+    dead: Sequence[_Dead]
+
+
+class Delivery:
+    """See the module's text.
+
+    name: the inbox's.
+    dead: where dead letters are kept.
+    data_bytes: the most that an entry may publish.
+    key_seconds: how long an entry's own idempotency key is remembered.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        dead: Place,
+        broker: RedisBroker,
+        keys: Keys,
+        data_bytes: int,
+        key_seconds: float,
+    ) -> None:
+        self.outcomes: Counter[str] = Counter()
+        """Entries that are done: `published`, `duplicate` or `dead`."""
+        self._name = name
+        self._salt = crc32(name.encode())
+        self._dead = dead
+        self._broker = broker
+        self._keys = keys
+        self._data_bytes = data_bytes
+        self._key_ms = max(1, int(key_seconds * 1000))
+        self._backlog = Backlog()
+        self._retry_at = 0.0
+
+    @property
+    def waiting(self) -> int:
+        """Entries that wait for a topic's shard."""
+        return self._backlog.letters
+
+    @property
+    def oldest(self) -> bytes | None:
+        """The one that waits for the longest time."""
+        return self._backlog.oldest
+
+    @property
+    def room(self) -> int:
+        """Entries that may be read now."""
+        return self._backlog.room
+
+    @property
+    def retry_s(self) -> float | None:
+        """Seconds until what waits is tried again; None if nothing waits."""
+        return max(0.0, self._retry_at - time.monotonic()) if self._backlog.letters else None
+
+    def begin(self) -> None:
+        """Forgets what waits: another owner reads it again."""
+        self._backlog = Backlog()
+
+    # Reading
+
+    @property
+    def entry_bytes(self) -> int:
+        """Larger entries are cut when they are read: they cannot be published."""
+        return self._data_bytes + SLACK_BYTES
+
+    def opened(self, entries: Sequence[Entry]) -> Mail:
+        """Tells what can be published from what cannot."""
+        good: list[Letter] = []
+        bad: list[_Dead] = []
+        for each in entries:
+            entry, fields = cast("tuple[bytes, list[bytes]]", each[:2])
+            try:
+                if len(each) > 2:
+                    raise Undeliverable(self._too_large(each))
+                good.append(letters.read(entry, fields, self._data_bytes))
+            except Undeliverable as error:
+                bad.append((entry, fields[: 2 * FIELDS], str(error)))
+        return Mail(cast("bytes", entries[0][0]) if entries else None, good, bad)
+
+    def _too_large(self, cut: Entry) -> str:
+        """Why an entry that was cut is too large; see inbox.lua."""
+        _, _, total, name, size = cast("tuple[bytes, list[bytes], int, bytes, int]", cut)
+        if size > self._data_bytes:
+            field = name.decode("ascii", "backslashreplace")[:64]
+            return f"{field} has {size} bytes, the limit is {self._data_bytes}"
+        return f"the entry has {total} bytes, the limit is {self.entry_bytes}"
+
+    # Burying
+
+    async def bury(self, dead: Sequence[_Dead]) -> list[bytes]:
+        """Buries entries and returns them. Raises `BrokerUnavailable`."""
+        if dead:
+            add = ("XADD", self._keys.dead, "MAXLEN", "~", DEAD, "*")
+            await self._dead.ask(
+                [
+                    pack((*add, *fields, "reason", reason, "entry", entry))
+                    for entry, fields, reason in dead
+                ]
+            )
+            self.outcomes["dead"] += len(dead)
+            log.debug("shard %s: %d dead letters, %s", self._name, len(dead), dead[-1][2])
+        return [entry for entry, _, _ in dead]
+
+    # Publishing
+
+    def batch(self, fresh: Sequence[Letter], most: int) -> tuple[list[Letter], int]:
+        """What is to be published now, and how many of the first have waited."""
+        due: list[Letter] = []
+        if self._backlog.letters and time.monotonic() >= self._retry_at:
+            due = self._backlog.due(self._reachable, most)
+            if not due:
+                self._retry_at = time.monotonic() + RETRY_SECONDS
+        return due + self._backlog.passed(fresh), len(due)
+
+    def _reachable(self, topic: str) -> bool:
+        try:
+            return self._broker.shards.of(topic).available
+        except BrokerUnavailable:
+            return False
+
+    async def publish(
+        self, batch: Sequence[Letter], due: int, ours: Callable[[], bool]
+    ) -> list[Sent]:
+        """Publishes a batch. Returns those of which it is certain; the others wait then.
+
+        ours: whether we still own the inbox, as far as we know.
+        """
+        steps: list[Step] = []
+        newest: dict[str, bytes] = {}
+        for letter in batch:
+            topic = letter.topic
+            name = self._remembered(letter)
+            before = newest.get(topic)
+            steps.append((topic, letter.data, (name,) if before is None else (name, before)))
+            newest[topic] = name
+        receipts = await self._receipts(steps, ours)
+        sent: list[Sent] = []
+        duplicates = 0
+        failed: set[str] = set()
+        for number, (letter, step, receipt) in enumerate(zip(batch, steps, receipts, strict=True)):
+            # One that succeeds behind one that failed waits too: that one was published before, by
+            # another worker, and will be found to be.
+            if isinstance(receipt, BrokerUnavailable) or letter.topic in failed:
+                failed.add(letter.topic)
+                if number >= due:
+                    self._backlog.keep(letter)
+                continue
+            if number < due:
+                self._backlog.done(letter)
+            sent.append((letter, step))
+            duplicates += receipt.duplicate
+        for topic in failed:
+            self._backlog.failed(topic)
+            self._retry_at = time.monotonic() + RETRY_SECONDS
+        self.outcomes["duplicate"] += duplicates
+        self.outcomes["published"] += len(sent) - duplicates
+        return sent
+
+    async def _receipts(
+        self, steps: Sequence[Step], ours: Callable[[], bool]
+    ) -> list[Receipt | BrokerUnavailable]:
+        """Publishes steps by portions: Redis works on one while the next is packed."""
+        async with asyncio.TaskGroup() as group:
+            portions: list[asyncio.Task[Sequence[Receipt | BrokerUnavailable]]] = []
+            for start in range(0, len(steps), PORTION):
+                part = steps[start : start + PORTION]
+                portions.append(group.create_task(self._portion(part, ours)))
+                await asyncio.sleep(0)
+        return [receipt for portion in portions for receipt in portion.result()]
+
+    async def _portion(
+        self, steps: Sequence[Step], ours: Callable[[], bool]
+    ) -> Sequence[Receipt | BrokerUnavailable]:
+        if not ours():  # we were stopped for a while
+            return [BrokerUnavailable("the inbox is another worker's")] * len(steps)
+        return await self._broker.publish_steps(steps, PENDING_SECONDS * 1000)
+
+    def _remembered(self, letter: Letter) -> bytes:
+        """The key by which it is known that a letter was published."""
+        entry, topic, data, key = letter
+        if key is not None:
+            return self._keys.key(topic, key)
+        return self._keys.entry(topic, b"%b-%08x" % (entry, crc32(data, self._salt)))
+
+    async def forget(self, spent: Sequence[Sent]) -> None:
+        """Shortens the memory of letters that have left the stream."""
+        ours = [step for letter, step in spent if letter.key is None]
+        theirs = [step for letter, step in spent if letter.key is not None]
+        if ours:
+            await self._broker.forget(ours, SPENT_SECONDS * 1000)
+        if theirs:
+            await self._broker.forget(theirs, self._key_ms)
