@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -316,6 +317,34 @@ async def test_what_threads_publish_meanwhile_goes_out_together() -> None:
             api.gate.set()
             await threads
     assert sorted(map(len, api.requests)) == [1, 19]
+
+
+FORKS = """
+import os, sys
+from clarion_client import Publisher
+
+publisher = Publisher(sys.argv[1])
+publisher.publish("orders:0", "before")
+child = os.fork()
+topic = "orders:1" if child else "orders:2"
+for n in range(50):
+    assert publisher.publish(topic, n).topic == topic
+    assert publisher.publish(topic, n).position.offset == 2 * n + 2
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+async def test_a_process_that_forks_has_a_connection_of_its_own() -> None:
+    """As servers do that load the program once and fork their workers from it."""
+    async with running() as worker:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", FORKS, url(worker.api_port)), stderr=asyncio.subprocess.PIPE
+        )
+        async with asyncio.timeout(DEADLINE):
+            _, errors = await process.communicate()
+        assert (process.returncode, errors) == (0, b"")
+        assert worker.counters.publications["api"] == 201
 
 
 async def test_a_plain_publisher_tries_again_and_gives_up() -> None:

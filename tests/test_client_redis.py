@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
+from clarion_client import Client
 from clarion_client.errors import PublishError
 from clarion_client.placement import ranking
 from clarion_client.redis_publisher import AsyncRedisPublisher, RedisPublisher
@@ -23,6 +24,7 @@ from clarion_fanout.redis_keys import Keys
 from support.redis_sentinel import RedisSentinel
 from support.redis_servers import RedisServer
 from support.redis_shared import shared_cluster, shared_servers
+from support.server import serving
 from support.waiting import DEADLINE
 
 TOPICS = [f"orders:{n}" for n in range(12)]
@@ -200,6 +202,31 @@ async def test_in_a_cluster_names_go_where_the_cluster_says(make: Make) -> None:
                 await publisher.publish_quick(topic, "quick")
                 async with asyncio.timeout(DEADLINE):
                     assert await queue.get() == (channel.decode(), '"quick"')
+
+
+async def test_what_is_published_so_reaches_the_subscribers_of_a_server() -> None:
+    servers = await shared_servers(2)
+    urls = [server.url for server in servers]
+    redis = [word for url in urls for word in ("--redis", url)]
+    async with (
+        serving(*redis) as server,
+        Client(f"ws://127.0.0.1:{server.port}") as client,
+        client.subscribe(*TOPICS[:4]) as subscription,
+        AsyncRedisPublisher(*urls) as publisher,
+        asyncio.timeout(DEADLINE),
+    ):
+        for topic in TOPICS[:4] * 2:
+            await publisher.publish(topic, "durable", id="once")
+        durable = [await anext(subscription) for _ in range(4)]
+        assert {message.topic: message.offset for message in durable} == dict.fromkeys(
+            TOPICS[:4], 1
+        )
+        for topic in TOPICS[:4]:
+            await publisher.publish_quick(topic, "quick")
+        quick = [await anext(subscription) for _ in range(4)]
+        assert {(message.topic, message.data, message.offset) for message in quick} == {
+            (topic, "quick", None) for topic in TOPICS[:4]
+        }
 
 
 # Names and places
