@@ -1,4 +1,5 @@
-"""What only happens when answers, payloads and turns of a stream meet at the wrong moment.
+"""What only happens when answers, payloads and turns of a stream meet at the wrong moment, and
+what only Redis can do to a stream.
 
 What every broker must do is in `test_broker_contract`.
 """
@@ -10,11 +11,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from clarion_fanout.broker import Page, Want
-from clarion_fanout.publication import Position
+import pytest
+
+from clarion_fanout.broker import Want
+from clarion_fanout.publication import Draft, Position, Receipt
 from clarion_fanout.redis_broker import RedisBroker
-from support.brokers import Recorder
+from clarion_fanout.redis_keys import Keys
+from support.brokers import Recorder, RedisBrokerFactory
 from support.naive_stream import TOPIC, numbers
+from support.redis_shared import shared_servers
 from support.staged_shards import StagedShard, StagedShards, broker_over
 
 
@@ -75,8 +80,7 @@ async def test_a_page_is_not_newer_than_what_was_fed() -> None:
         await on.shards.question()  # of the follower
         stream.publish()  # the payload is lost
         reading = group.create_task(on.broker.read(TOPIC, Want(since=Position("e1", 3))))
-        while len(on.shards.sent) < 2:
-            await asyncio.sleep(0)
+        await on.shards.question(2)
         on.shards.sent.rotate()  # another connection may be quicker
         on.shards.answer()
         await asyncio.sleep(0.1)  # longer than a payload is waited for
@@ -106,3 +110,29 @@ async def test_a_topic_is_not_asked_for_while_its_subscription_is_interrupted() 
         assert broker.reader.reads == 2
     finally:
         await broker.close()
+
+
+@pytest.mark.parametrize("deleted", [1, 4, 6])
+async def test_who_missed_what_somebody_deleted_is_told(deleted: int) -> None:
+    """Whether they ask alone or share a question."""
+    [server] = await shared_servers(1)
+    factory = RedisBrokerFactory(1)
+    try:
+        broker, _ = await factory.open()
+        drafts = [Draft(TOPIC, b"%d" % number) for number in range(1, 7)]
+        *_, last = await broker.publish(drafts)
+        assert isinstance(last, Receipt)
+        assert last.position is not None
+        stream = Keys().stream(TOPIC)
+        [[entry, _]] = await server.command("XRANGE", stream, deleted, deleted)
+        assert await server.command("XDEL", stream, entry) == 1
+        wants = [Want(since=last.position._replace(offset=offset)) for offset in range(7)]
+        async with asyncio.TaskGroup() as group:
+            reads = [group.create_task(broker.read(TOPIC, want)) for want in wants]
+        for offset, shared in enumerate(reads):
+            for page in (shared.result(), await broker.read(TOPIC, wants[offset])):
+                assert page.complete is (offset >= deleted)
+                if page.complete:
+                    assert numbers(page.publications) == list(range(offset + 1, 7))
+    finally:
+        await factory.close()

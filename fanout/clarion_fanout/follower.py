@@ -63,6 +63,7 @@ class Follower:
     __slots__ = (
         "_arrivals",
         "_desk",
+        "_interrupted",
         "_mark",
         "_waiting",
         "confirmations",
@@ -82,6 +83,7 @@ class Follower:
         self._mark = b""  # the epoch as it stands in payloads
         self._desk = desk
         self._waiting: list[Publication] = []
+        self._interrupted = False  # since a page was asked for, perhaps
         self._arrivals: list[tuple[Callable[[], bool], asyncio.Future[None]]] | None = None
 
     @property
@@ -126,7 +128,13 @@ class Follower:
     def subscribed(self) -> None:
         """The subscription is confirmed; what was published before may not have arrived."""
         self.confirmations += 1
-        if self.state is State.LIVE and self.confirmations > 1:
+        if self.state is State.BLIND:
+            # The first page is read after this, and has it unless it is gone.
+            self._waiting.clear()
+        elif self.state is State.BEHIND:
+            # The page that is on its way may be older than what was missed.
+            self._interrupted = True
+        else:
             self._desk.doubtful(self)
         self._confirm()
 
@@ -160,23 +168,31 @@ class Follower:
         not complete, some of what was fed or should have been is gone."""
         if self.state is not State.BEHIND or page.position is None:
             return
-        epoch, offset = page.position
+        epoch, newest = page.position
         if not page.complete:
-            first = page.publications[0].offset if page.publications else offset + 1
-            start = Position(epoch, first - 1)
-            self._desk.dispatch(Loss(self.topic, start, "the server's history has a gap"))
-            self._move(epoch, start.offset)
+            first = page.publications[0].offset if page.publications else newest + 1
+            self._skip(epoch, first - 1)
         elif epoch != self.epoch:
             turned = Position(epoch, self.offset)
             self._desk.dispatch(Turn(self.topic, turned, self.epoch))
             self._move(epoch, self.offset)
         for publication in page.publications:
+            if publication.offset > self.offset + 1:
+                self._skip(epoch, publication.offset - 1)
             self._desk.dispatch(publication)
             self.offset = publication.offset
-        if self.offset < offset:  # the page was cut
-            self._desk.behind(self)
-            return
+        if self.offset < newest:
+            if page.publications:  # it was cut
+                self._desk.behind(self)
+                return
+            self._skip(epoch, newest)
         self._drain()
+
+    def _skip(self, epoch: str, offset: int) -> None:
+        """Goes on behind a position up to which the stream does not have everything."""
+        reason = "the server's history has a gap"
+        self._desk.dispatch(Loss(self.topic, Position(epoch, offset), reason))
+        self._move(epoch, offset)
 
     def lose(self, reason: str) -> None:
         """What was published after the position cannot be had."""
@@ -205,6 +221,9 @@ class Follower:
                 missing = True
         if missing:
             self._fall_behind()
+        elif self._interrupted:
+            self._interrupted = False
+            self._desk.doubtful(self)
         self._arrive()
 
     def _fall_behind(self) -> None:

@@ -106,4 +106,10 @@ if ARGV[4] ~= '-1' then
   end
   range[5], range[6] = 'COUNT', ARGV[4]
 end
-return {epoch, newest, complete, redis.call(unpack(range))}
+local found = redis.call(unpack(range))
+-- Somebody may have deleted some of them. Whoever follows sees that for himself.
+local most = ARGV[4] == '-1' and to - from + 1 or math.min(tonumber(ARGV[4]), to - from + 1)
+if ARGV[1] == 'since' and #found < most then
+  complete = 0
+end
+return {epoch, newest, complete, found}

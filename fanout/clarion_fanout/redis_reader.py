@@ -269,9 +269,8 @@ def part_of(page: Page, asked: Want, want: Want) -> Page | None:
     publications = page.publications
     if offset > newest:
         return None if page.complete else page
-    first = publications[0].offset if publications else newest + 1
     missed = [publication for publication in publications if publication.offset > offset]
-    return Page(page.position, missed, page.complete or offset + 1 >= first)
+    return Page(page.position, missed, len(missed) == newest - offset)
 
 
 def _offset(want: Want) -> int:

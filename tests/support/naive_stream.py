@@ -30,6 +30,8 @@ class NaiveStream:
         self.position = Position("e1", 0)
         self.kept: dict[int, Given] = {}
         """By offset, in order."""
+        self._past: dict[int, Given] = {}
+        """Likewise, with what was trimmed and cut out."""
         self.given: dict[bytes, Given] = {}
         """Everything that was ever published, by its data."""
         self._lineage: list[tuple[str, int]] = []
@@ -45,7 +47,8 @@ class NaiveStream:
         self._numbers += 1
         data = b"%d" % self._numbers
         self.position = Position(epoch, offset + 1)
-        self.given[data] = self.kept[offset + 1] = Given(self._numbers, self.position)
+        given = Given(self._numbers, self.position)
+        self.given[data] = self.kept[offset + 1] = self._past[offset + 1] = given
         return b"#%d 0 %b %b" % (offset + 1, epoch.encode(), data)
 
     def _fresh(self) -> str:
@@ -54,18 +57,25 @@ class NaiveStream:
 
     # What happens to shards
 
-    def restart(self, forgotten: int = 0) -> None:
-        """Another reign begins; the newest so many publications are not known in it."""
+    def restart(self, forgotten: int = 0) -> set[int]:
+        """Another reign begins, in which the newest so many publications are not known.
+
+        Returns their numbers.
+        """
         epoch, offset = self.position
         left = max(0, offset - forgotten)
         self.position = Position(epoch, left)
-        self.kept = {each: given for each, given in self.kept.items() if each <= left}
         self._turns = True
+        gone = {given.number for each, given in self._past.items() if each > left}
+        self.kept = {each: given for each, given in self.kept.items() if each <= left}
+        self._past = {each: given for each, given in self._past.items() if each <= left}
+        return gone
 
     def lose(self) -> None:
         """Everything is gone, as after FLUSHALL."""
         self.position = Position(self._fresh(), 0)
         self.kept.clear()
+        self._past.clear()
         self._lineage.clear()
         self._turns = False
 
@@ -86,13 +96,14 @@ class NaiveStream:
         since, complete = 0, True
         if want.since is not None:
             limit = self._limit(want.since.epoch)
-            complete = want.since.offset <= limit
-            since = want.since.offset if complete else limit if follows else 0
+            known = want.since.offset <= limit
+            since = want.since.offset if known else limit if follows else 0
+            complete = known and want.since.offset + 1 >= min(self.kept, default=newest + 1)
         elif want.last:
             since = newest - want.last
         offsets = [offset for offset in self.kept if offset > since]
-        if want.since is not None and offsets != list(range(want.since.offset + 1, newest + 1)):
-            complete = False
+        if not follows and want.since is not None and len(offsets) < newest - since:
+            complete = False  # followers see for themselves what is missing between
         if want.limit is not None:
             offsets = offsets[: want.limit]
         return Page(self.position, [self._publication(offset) for offset in offsets], complete)

@@ -91,9 +91,9 @@ class StagedShards(Fixed):
         self.sent.append(([self._execute(packed) for _, packed in commands], future))
         return await future
 
-    async def question(self) -> None:
-        """Returns when an answer is on its way."""
-        while not self.sent:  # noqa: ASYNC110 - there is nothing else to wait for
+    async def question(self, count: int = 1) -> None:
+        """Returns when so many answers are on their way."""
+        while len(self.sent) < count:  # noqa: ASYNC110 - there is nothing else to wait for
             await asyncio.sleep(0)
 
     def answer(self) -> None:
