@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
 from clarion_fanout import redis_control
 from clarion_fanout.broker import BrokerUnavailable
-from clarion_fanout.redis_address import Address, parse
 from clarion_fanout.redis_control import ControlOptions
-from support.controls import KEYS, QUICK, Eavesdropper, Member, Nodes, members
+from clarion_fanout.redis_lanes import lanes
+from clarion_fanout.redis_slots import slot_of
+from support.controls import KEYS, QUICK, Eavesdropper, Member, members
+from support.redis_cluster import RedisCluster
 from support.redis_servers import RedisServer, eventually
 from support.redis_shared import shared_cluster, shared_servers
 from support.waiting import until
@@ -261,41 +261,35 @@ async def test_scripts_that_redis_has_forgotten_are_sent_to_it() -> None:
 # A Redis Cluster
 
 
-@asynccontextmanager
-async def cluster_members(*names: str) -> AsyncIterator[list[Member]]:
-    cluster = await shared_cluster()
-
-    def where(node: RedisServer) -> Callable[[], Awaitable[Address]]:
-        async def locate() -> Address:
-            return parse(node.url).addresses[0]
-
-        return locate
-
-    async with AsyncExitStack() as stack:
-        made: list[Member] = []
-        for name in names:
-            nodes = Nodes(*(where(node) for node in cluster.primaries))
-            member = Member(name, (), QUICK, nodes=nodes)
-            stack.push_async_callback(member.close)
-            await member.start()
-            made.append(member)
-        yield made
-
-
 async def test_workers_on_a_cluster_ask_each_other() -> None:
-    async with cluster_members("a", "b", "c") as (a, _b, c):
+    cluster = await shared_cluster()
+    async with members("a", "b", "c", urls=[cluster.url]) as (a, _b, c):
         assert await a.control.ask(Q) == (answers_of("b", "c"), [])
         await c.die()
         assert await a.control.ask(Q) == (answers_of("b"), [("c", b'{"name":"c"}')])
 
 
-async def test_any_node_of_a_cluster_will_do() -> None:
-    async with cluster_members("a", "b") as (a, b):
-        assert isinstance(a.shards, Nodes)
-        for away in (("n0", "n1"), ("n1", "n2"), ("n2", "n0")):
-            a.shards.unknown = set(away)
-            assert await a.control.ask(Q) == (answers_of("b"), [])
-            assert await b.control.ask(Q) == (answers_of("a"), [])
+async def test_workers_are_followed_through_moves_and_failovers_of_a_cluster() -> None:
+    async with (
+        RedisCluster(replicas=True, node_timeout_ms=500) as cluster,
+        members("a", "b", urls=[cluster.url]) as (a, b),
+    ):
+        for lane in lanes(a.shards, KEYS):
+            slot = slot_of(KEYS.channel(lane.name))
+            if await cluster.owner(slot) is cluster.primaries[0]:
+                await cluster.move_slot(slot, cluster.primaries[1])
+                assert await a.control.ask(Q) == (answers_of("b"), [])
+        cluster.primaries[1].kill()
+
+        async def complete() -> bool:
+            try:
+                return await b.control.ask(Q) == (answers_of("a"), [])
+            except BrokerUnavailable:
+                return False
+
+        await eventually(complete)
+        await until(lambda: a.listens and b.listens)
+        assert await a.control.ask(Q) == (answers_of("b"), [])
 
 
 # What is left in Redis

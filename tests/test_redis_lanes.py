@@ -6,11 +6,12 @@ import pytest
 
 from clarion_fanout.redis_address import Address, parse
 from clarion_fanout.redis_keys import Keys
-from clarion_fanout.redis_lanes import LANES, SLOTS, lanes, one_each
+from clarion_fanout.redis_lanes import LANES, lanes, one_each
 from clarion_fanout.redis_list import ShardList
 from clarion_fanout.redis_shard import ShardOptions
+from clarion_fanout.redis_slots import SLOTS, slot_of
 from clarion_fanout.tasks import Tasks
-from support.controls import KEYS, Nodes, nowhere, slot
+from support.controls import KEYS, Nodes, nowhere
 from support.redis_shared import shared_servers
 
 
@@ -34,30 +35,24 @@ async def test_every_node_of_a_cluster_has_lanes(count: int) -> None:
 @pytest.mark.parametrize("prefix", ["clarion", "other", "a-much-longer-name_of.ours"])
 async def test_lanes_are_spread_evenly_over_the_slots(prefix: str) -> None:
     keys = Keys(prefix)
-    slots = sorted(slot(keys.questions(lane.suffix)) for lane in lanes(Nodes(nowhere), keys))
+    slots = sorted(slot_of(keys.questions(lane.suffix)) for lane in lanes(Nodes(nowhere), keys))
     assert [place * LANES // SLOTS for place in slots] == list(range(LANES))
 
 
-async def test_all_names_of_a_lane_are_in_its_slot() -> None:
+async def test_all_names_of_a_lane_are_in_its_slot_of() -> None:
     nodes = Nodes(*[nowhere] * 8)
     for lane in lanes(nodes, KEYS):
         names = (KEYS.questions, KEYS.roll, lambda suffix: KEYS.answers("w", suffix))
-        assert {slot(name(lane.suffix)) for name in names} == {slot(KEYS.channel(lane.name))}
+        assert {slot_of(name(lane.suffix)) for name in names} == {slot_of(KEYS.channel(lane.name))}
         assert nodes.of(lane.name) is lane.shard
 
 
-async def test_the_lanes_of_others_remain_when_nobody_has_a_slot() -> None:
+async def test_the_lanes_of_others_remain_when_nobody_has_a_slot_of() -> None:
     nodes = Nodes(*[nowhere] * 4)
     nodes.unknown.add("n2")
     found = lanes(nodes, KEYS)
     assert len(found) == LANES * 3 // 4
     assert {lane.shard.name for lane in found} == {"n0", "n1", "n3"}
-
-
-async def test_slots_are_those_of_redis() -> None:
-    # From the specification of Redis Cluster, and its own example of a hash tag.
-    assert slot(b"123456789") == 0x31C3
-    assert slot(b"{user1000}.following") == slot(b"{user1000}.followers") == slot(b"user1000")
 
 
 async def test_the_way_to_say_something_is_one_lane_of_each_shard_that_can_be_reached() -> None:

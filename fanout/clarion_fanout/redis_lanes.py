@@ -12,7 +12,6 @@ has lost one is reached through another. Every worker listens on all lanes.
 
 from __future__ import annotations
 
-from binascii import crc_hqx
 from collections.abc import Sequence
 from functools import cache
 from itertools import count
@@ -21,11 +20,10 @@ from typing import NamedTuple, Protocol
 from clarion_fanout.broker import BrokerUnavailable
 from clarion_fanout.redis_keys import Keys
 from clarion_fanout.redis_shard import Shard
+from clarion_fanout.redis_slots import SLOTS, slot_of
 
 LANES = 16
 """In a cluster. Each costs a worker two subscriptions, and a write every few seconds."""
-
-SLOTS = 16384
 
 
 class Places(Protocol):
@@ -78,9 +76,7 @@ def _topics(prefix: str) -> tuple[str, ...]:
     keys = Keys(prefix)
     found: dict[int, str] = {}
     for number in count():
-        # Redis' CRC16 is the one of XMODEM.
-        slot = crc_hqx(keys.channel(str(number)), 0) % SLOTS
-        found.setdefault(slot * LANES // SLOTS, str(number))
+        found.setdefault(slot_of(keys.channel(str(number))) * LANES // SLOTS, str(number))
         if len(found) == LANES:
             break
     return tuple(found[part] for part in range(LANES))

@@ -42,12 +42,6 @@ def make(config: Config, *, duty: Duty, broker: AnyBroker, tasks: Tasks) -> Cont
     if not isinstance(broker, RedisBroker):
         return None
     own = duty.badge
-
-    def replaces(entry: Entry) -> bool:
-        # A server starts a worker when none of its own has that number any more.
-        other = read_badge(entry)
-        return other is not None and (other.instance, other.worker) == (own.instance, own.worker)
-
     return Control(
         broker.shards,
         keys=Keys(config.prefix),
@@ -55,5 +49,12 @@ def make(config: Config, *, duty: Duty, broker: AnyBroker, tasks: Tasks) -> Cont
         about=msgspec.json.encode(own),
         answer=duty.answer,
         tasks=tasks,
-        replaces=replaces,
+        replaces=lambda entry: replaces(own, entry),
     )
+
+
+def replaces(own: Badge, entry: Entry) -> bool:
+    """Whether a worker on the roll must have ended, since this one has its place: a server starts
+    a worker when no other has that number any more."""
+    other = read_badge(entry)
+    return other is not None and (other.instance, other.worker) == (own.instance, own.worker)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from binascii import crc_hqx
-from bisect import bisect_right
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -12,10 +10,11 @@ from clarion_fanout.broker import BrokerUnavailable
 from clarion_fanout.redis_address import Address, parse
 from clarion_fanout.redis_control import Control, ControlOptions
 from clarion_fanout.redis_keys import Keys
-from clarion_fanout.redis_lanes import SLOTS, lanes
+from clarion_fanout.redis_lanes import lanes
 from clarion_fanout.redis_scripts import SCRIPTS
 from clarion_fanout.redis_shard import Shard, ShardOptions
 from clarion_fanout.redis_shards import shards_of
+from clarion_fanout.redis_slots import SLOTS, slot_of
 from clarion_fanout.tasks import Tasks
 from support.waiting import until
 
@@ -28,22 +27,12 @@ QUICK = ControlOptions(lease_s=1.5, deadline_s=0.6, again_s=0.2)
 IMPATIENT = ShardOptions(timeout_s=0.5, probe_s=0.1, retry_s=(0.05, 0.1))
 
 
-def slot(name: bytes) -> int:
-    """Of a key or channel, as Redis Cluster has it: of what stands in the first braces, if any."""
-    _, brace, rest = name.partition(b"{")
-    tag, end, _ = rest.partition(b"}")
-    return crc_hqx(tag if brace and end and tag else name, 0) % SLOTS
-
-
 async def nowhere() -> Address:
     raise OSError("this shard is only a name")
 
 
 class Nodes:
-    """The nodes of a cluster whose slots stay where they are, an equal share in a row each.
-
-    locate: where each of them is.
-    """
+    """The nodes of a cluster that nobody connects to: an equal share of the slots in a row each."""
 
     sharded = True
 
@@ -55,28 +44,18 @@ class Nodes:
                 options=IMPATIENT,
                 scripts=SCRIPTS,
                 probe_channel=lambda: None,
-                slot_of=slot,
+                slot_of=slot_of,
             )
             for place, where in enumerate(locate)
         ]
-        self._ends = [SLOTS * place // len(locate) for place in range(1, len(locate) + 1)]
         self.unknown: set[str] = set()
         """Names of nodes of which nobody knows what they have."""
-
-    async def start(self, tasks: Tasks) -> None:
-        for shard in self._shards:
-            shard.start(tasks)
-        await until(lambda: all(shard.available for shard in self._shards))
-
-    async def close(self) -> None:
-        for shard in self._shards:
-            await shard.close()
 
     def all(self) -> Sequence[Shard]:
         return self._shards
 
     def of(self, topic: str) -> Shard:
-        shard = self._shards[bisect_right(self._ends, slot(KEYS.channel(topic)))]
+        shard = self._shards[slot_of(KEYS.channel(topic)) * len(self._shards) // SLOTS]
         if shard.name in self.unknown:
             raise BrokerUnavailable("nobody has the slot")
         return shard
@@ -91,10 +70,9 @@ class Member:
         urls: Sequence[str],
         options: ControlOptions,
         replaces: str = "",
-        nodes: Nodes | None = None,
     ) -> None:
         self.tasks = Tasks()
-        self.shards = nodes or shards_of(
+        self.shards = shards_of(
             [parse(url) for url in urls], keys=KEYS, worker=name, options=IMPATIENT
         )
         self.asked: list[bytes] = []
