@@ -7,20 +7,27 @@ What every broker must do is in `test_broker_contract`.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import pytest
 
-from clarion_fanout.broker import Want
+from clarion_fanout.broker import BrokerUnavailable, HistoryOptions, Want
 from clarion_fanout.publication import Draft, Position, Receipt
+from clarion_fanout.redis_address import parse
 from clarion_fanout.redis_broker import RedisBroker
 from clarion_fanout.redis_keys import Keys
+from clarion_fanout.redis_shard import ShardOptions
+from clarion_fanout.redis_shards import shards_of
+from support.bad_network import bad_network
 from support.brokers import Recorder, RedisBrokerFactory
 from support.naive_stream import TOPIC, numbers
+from support.redis_servers import RedisServer, eventually
 from support.redis_shared import shared_servers
 from support.staged_shards import StagedShard, StagedShards, broker_over
+from support.waiting import DEADLINE
 
 
 class Staged(NamedTuple):
@@ -136,3 +143,53 @@ async def test_who_missed_what_somebody_deleted_is_told(deleted: int) -> None:
                     assert numbers(page.publications) == list(range(offset + 1, 7))
     finally:
         await factory.close()
+
+
+async def test_what_waits_for_a_connection_is_not_published_in_the_reign_before() -> None:
+    """A primary is replaced by a replica that has missed its last publication, so fast that
+    publishers wait. The offset of that publication is given out again, but in another epoch."""
+    quick = "repl-diskless-sync-delay 0"
+    async with (
+        RedisServer(quick) as first,
+        RedisServer() as second,
+        bad_network(first.port) as network,
+    ):
+        broker = broker_at(f"redis://127.0.0.1:{network.port}")
+        await broker.start(Recorder())
+        try:
+            (before,) = await broker.publish([Draft(TOPIC, b"1")])
+            await second.command("REPLICAOF", "127.0.0.1", first.port)
+            await eventually(lambda: _has_caught_up(second))
+            await second.command("REPLICAOF", "NO", "ONE")
+            (missed,) = await broker.publish([Draft(TOPIC, b"2")])
+            network.point(second.port)
+            network.cut()
+            [shard] = broker.shards.all()
+            async with asyncio.timeout(DEADLINE):
+                while shard.available:  # noqa: ASYNC110 - the pause that it notices is short
+                    await asyncio.sleep(0)
+                (waited,) = await broker.publish([Draft(TOPIC, b"3")])
+                assert isinstance(waited, BrokerUnavailable)
+                (after,) = await broker.publish([Draft(TOPIC, b"4")])
+        finally:
+            await broker.close()
+    positions = [each.position for each in (before, missed, after) if isinstance(each, Receipt)]
+    assert [position.offset for position in positions if position] == [1, 2, 2]
+    assert positions[1] != positions[2]
+
+
+def broker_at(url: str) -> RedisBroker:
+    """A broker with one shard. It is not started."""
+    keys = Keys()
+    shards = shards_of([parse(url)], keys=keys, worker="w", options=ShardOptions())
+    return RedisBroker(
+        shards,
+        keys=keys,
+        history=lambda _: HistoryOptions(1000, 3600),
+        now=lambda: int(time.time() * 1000),
+    )
+
+
+async def _has_caught_up(replica: RedisServer) -> bool:
+    facts = await replica.info("replication")
+    return facts.get("master_link_status") == "up"

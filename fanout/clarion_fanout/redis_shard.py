@@ -44,7 +44,8 @@ log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 0.5
 """How long a command waits for a connection that was lost just now: most come back within a few
-milliseconds (`CLIENT KILL`, a restart of a proxy). Nothing was sent, so waiting is safe."""
+milliseconds (`CLIENT KILL`, a restart of a proxy). Nothing was sent, so waiting is safe, as long
+as the next connection is to the same reign."""
 
 BRIEF_SECONDS = 1.0
 """When two connections in a row end sooner, they do not work: the next comes after a pause."""
@@ -194,9 +195,14 @@ class Shard:
         return await self.send(packed, len(commands))
 
     async def send(self, packed: bytes, count: int) -> list[Reply]:
-        """`calls` for commands that are packed already."""
+        """`calls` for commands that are packed already, some of which may name the reign."""
         if not self._up.is_set():
+            reign = self.reign
             await self._wait(count)
+            if self.reign != reign:
+                # A stream that has stepped back would go on as if it had not.
+                self.refused += count
+                raise BrokerUnavailable(f"shard {self.name} was replaced", self.retry_ms)
         try:
             answer = self._pipeline.send(packed, count)
         except BrokerUnavailable as error:
