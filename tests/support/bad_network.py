@@ -231,7 +231,7 @@ class _Connection:
                         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
                         for wait in waits:
                             wait.cancel()
-                if self._gone.is_set():
+                if self._gone.is_set() or writer.transport.is_closing():
                     return
                 if counted and self._left is not None:
                     chunk, self._left = chunk[: self._left], self._left - len(chunk)
