@@ -279,6 +279,7 @@ async def test_a_dead_link_is_found_by_pings() -> None:
         network.flow()
         assert await take(subscription, 1) == [1]
         assert await nothing_more(subscription)
+        await until(lambda: network.open == 1)  # and the dead one was not left open
 
 
 async def test_a_server_that_stalls_for_a_moment_is_not_dropped() -> None:
