@@ -76,6 +76,21 @@ def test_what_is_no_worker_is_counted_and_left_out(member: bytes) -> None:
     assert roll.unreadable == 1
 
 
+def test_nothing_on_a_roll_stays_for_ever() -> None:
+    roll = Roll("own")
+    roll.read(reply((A, 10**15)), 0.0)
+    roll.read([], 61.0)
+    assert roll.others(61.0) == []
+
+
+def test_no_more_of_those_who_left_are_remembered_than_can_be_there() -> None:
+    roll = Roll("own")
+    for number in range(WORKERS + 1):
+        roll.leaves(f"w{number}", 0.0, 15.0)
+    roll.read(reply((Entry("w0", b""), 1_000), (Entry("w1", b""), 1_000)), 0.0)
+    assert roll.others(0.5) == [Entry("w0", b"")]
+
+
 def test_what_a_worker_says_of_itself_may_be_anything() -> None:
     roll = Roll("own")
     odd = Entry("a", b'{"host": "a b"} \xff')

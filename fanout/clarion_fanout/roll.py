@@ -16,6 +16,9 @@ from typing import NamedTuple, cast
 WORKERS = 4096
 """The most that a roll has: some 100 million connections. It is asked for as a whole."""
 
+LONGEST_SECONDS = 60.0
+"""No lease is longer. What somebody else wrote on a roll must not stay for ever."""
+
 _ID = re.compile(rb"[A-Za-z0-9_\-]{1,64}")
 
 
@@ -54,7 +57,7 @@ class Roll:
             name = id.decode()
             if name == self._own or name in self._left:
                 continue
-            until = now + cast("int", left) / 1000
+            until = now + min(cast("int", left) / 1000, LONGEST_SECONDS)
             known = self._entries.get(name)
             if known is None or until > known[1]:
                 self._entries[name] = (Entry(name, about), until)
@@ -62,6 +65,8 @@ class Roll:
     def leaves(self, worker: str, now: float, lease_s: float) -> None:
         """A worker says that it leaves. lease_s: the longest that one of its leases is found."""
         self._entries.pop(worker, None)
+        if len(self._left) >= WORKERS:
+            del self._left[next(iter(self._left))]
         self._left[worker] = now + lease_s
 
     def others(self, now: float) -> list[Entry]:
