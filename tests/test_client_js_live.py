@@ -366,6 +366,25 @@ async def test_a_stream_whose_token_is_not_taken_gets_another() -> None:
         await reader.ends()
 
 
+async def test_a_stream_goes_on_without_a_topic_that_is_forbidden() -> None:
+    text = """
+    const client = new Client(given.url, { WebSocket: null, token: given.token, backoff: [5, 20] });
+    const read = async (topic) => {
+      for await (const { data } of client.subscribe(topic)) say(data);
+    };
+    read("forbidden").catch(({ code, topic }) => say([code, topic]));
+    client.addEventListener("subscribed", ({ detail }) => say(detail));
+    await read("a").catch(({ code }) => say(code));
+    """
+    granted = {"default": Namespace(subscribe="granted")}
+    config = configuration(auth=AuthOptions(secret=SECRET), namespaces=granted)
+    async with scene(text, config, token=token("42", subscribe=["a"])) as one:
+        assert await one.program.said() == ["forbidden", "forbidden"]
+        await one.program.until(op("subscribed"))
+        await one.publish("x")
+        assert await one.program.said() == "x"
+
+
 # Commands, and the end
 
 

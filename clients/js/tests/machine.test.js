@@ -295,6 +295,33 @@ describe("loss", () => {
     assert.deepEqual(one.heard()[0].since, { epoch: "g", offset: 4 });
   });
 
+  it("is told at once, also in the same epoch", () => {
+    const one = connected();
+    const reader = one.reads("a", 17);
+    one.breaks().comesBack();
+    one.hears("subscribed", { id: one.heard()[0].id, topic: "a", epoch: "e", offset: 90, recovered: false });
+    assert.deepEqual(reader.got(), ["subscribed 90", "lost 90"]);
+  });
+
+  it("is told where the stream began anew before the first of the `last` messages had come", () => {
+    const one = connected();
+    const reader = one.subscribes({ topic: "a", last: 3 });
+    one.hears("subscribed", { id: one.heard()[0].id, topic: "a", epoch: "e", offset: 9 });
+    one.breaks().comesBack();
+    one.hears("subscribed", { id: one.heard()[0].id, topic: "a", epoch: "f", offset: 2 });
+    one.message("a", 3);
+    assert.deepEqual(reader.got(), ["subscribed 9", "subscribed 2", "lost 2", 3]);
+  });
+
+  it("ends the wait for the `last` messages", () => {
+    const one = connected();
+    const reader = one.subscribes({ topic: "a", last: 3 });
+    one.hears("subscribed", { id: one.heard()[0].id, topic: "a", epoch: "e", offset: 9 });
+    one.hears("lost", { topic: "a", epoch: "e", offset: 12, reason: "?" });
+    one.message("a", 12).message("a", 13);
+    assert.deepEqual(reader.got(), ["subscribed 9", "lost 12", 13]);
+  });
+
   it("is told in its place, when the server says it later", () => {
     const one = connected();
     const reader = one.reads("a", 17);
