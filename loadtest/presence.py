@@ -95,10 +95,6 @@ def _keeps(topic: str) -> Keeping:
     return "events" if topic.startswith("events") else "members"
 
 
-def _member(client: str) -> bytes:
-    return b'{"client":"%b","user":"user-of-%b"}' % (client.encode(), client.encode())
-
-
 class Stand:
     """One worker's presence, and what it and Redis use of their cores."""
 
@@ -138,7 +134,7 @@ async def _measure(args: argparse.Namespace, redis: Redis, result: Result) -> No
 
     async def enter(topic: str) -> None:
         for client in clients:
-            presence.enter(topic, client, _member(client))
+            presence.enter(topic, client, f"user-{client}")
         await presence.read(topic, 0)
 
     async def leave(topic: str) -> None:
@@ -148,7 +144,7 @@ async def _measure(args: argparse.Namespace, redis: Redis, result: Result) -> No
 
     async def rooms() -> None:
         for number in range(args.rooms):
-            presence.enter(f"room:{number}", "c-1", _member("c-1"))
+            presence.enter(f"room:{number}", "c-1", "user-1")
         await presence.read(f"room:{args.rooms - 1}", 0)  # which waits until all are told
 
     async def ask(limit: int, times: int) -> None:

@@ -224,7 +224,7 @@ class AnyPresence:
     async def close(self) -> None:
         pass
 
-    def enter(self, topic: str, client: str, member: bytes) -> None:
+    def enter(self, topic: str, client: str, user: str | None) -> None:
         pass
 
     def leave(self, topic: str, client: str) -> None:

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 
 from clarion_fanout.broker import Feed
-from clarion_fanout.presence import Keeping, PresencePage
+from clarion_fanout.presence import Keeping, PresencePage, member_json, user_json
 from clarion_fanout.publication import Arrival, Departure
 
 _NUMBER = 8
@@ -49,13 +49,14 @@ class MemoryPresence:
     async def close(self) -> None:
         self.announce()
 
-    def enter(self, topic: str, client: str, member: bytes) -> None:
+    def enter(self, topic: str, client: str, user: str | None) -> None:
         self.members += 1
         keeping = self._keeps(topic)
         if keeping == "count":
             self._counts[topic] = self._counts.get(topic, 0) + 1
             return
         self._entered += 1
+        member = member_json(client.encode(), user_json(user))
         entry = self._entered.to_bytes(_NUMBER, "big") + member
         room = self._rooms.get(topic)
         if room is None:

@@ -6,7 +6,7 @@
 --       3 ms that everything is kept without another call
 --       4 'PUBLISH' or 'SPUBLISH': those who come and go are announced; '': they are not
 --       5 channel   6 members of dead workers that are removed in one call at most
---       7... changes: '+' or '-', then client, space and member
+--       7... changes: '+' or '-', then client, space and its user as JSON, if it has one
 -- Returns {lease as it was found, changes that changed something, members removed, 1 if more are
 -- left}. The lease: 0 unknown, and so are all members of the worker; 1 held; 2 it had ended and
 -- is held again; 3 it had ended and its members are being removed: nothing was done, try again.
@@ -14,13 +14,21 @@
 -- Leases is a sorted set: a worker, and when its lease ends by this server's clock, ms; 0: it is
 -- being removed. '~' is no worker: until then nobody is removed, as somebody's lease had ended that
 -- came back; this server was out of reach, and others may come back too. Members is one of score
--- 0, so in the order of bytes: 'worker client member'. No member is without a lease. A server whose memory is full keeps presence all the same: it is
+-- 0, so in the order of bytes: 'worker client user'. No member is without a lease. A server whose memory is full keeps presence all the same: it is
 -- bounded by the clients that are connected, and must be able to shrink.
 
 local worker = ARGV[1]
 local announce = ARGV[4] ~= ''
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function tell(sign, entry)
+  local client, user = string.match(entry, '(%S+) (.*)$')
+  if user ~= '' then
+    user = ',"user":' .. user
+  end
+  redis.call(ARGV[4], ARGV[5], sign .. '{"client":"' .. client .. '"' .. user .. '}')
+end
 
 local ends = redis.call('ZSCORE', KEYS[1], worker)
 local lease = 0
@@ -51,7 +59,7 @@ if #ended > 0 then
     end
     if announce then
       for _, entry in ipairs(entries) do
-        redis.call(ARGV[4], ARGV[5], '<' .. string.match(entry, '^%S+ %S+ (.*)$'))
+        tell('<', string.match(entry, '^%S+ (.*)$'))
       end
     end
     removed = removed + #entries
@@ -71,10 +79,10 @@ end
 
 local changed = 0
 for place = 7, #ARGV do
-  local change = ARGV[place]
-  local entry = worker .. ' ' .. string.sub(change, 2)
+  local change = string.sub(ARGV[place], 2)
+  local entry = worker .. ' ' .. change
   local done, sign
-  if string.byte(change) == 43 then
+  if string.byte(ARGV[place]) == 43 then
     done, sign = redis.call('ZADD', KEYS[2], 0, entry), '>'
   else
     done, sign = redis.call('ZREM', KEYS[2], entry), '<'
@@ -82,7 +90,7 @@ for place = 7, #ARGV do
   if done == 1 then
     changed = changed + 1
     if announce then
-      redis.call(ARGV[4], ARGV[5], sign .. string.match(change, '^%S+ (.*)$'))
+      tell(sign, change)
     end
   end
 end

@@ -6,7 +6,7 @@ is kept of it is the topic's matter:
 
     off       nothing
     count     how many members there are
-    members   also what each shows of itself: JSON, on one line, the same for as long as it is in
+    members   also who they are: each client, and its user if it has one
     events    and whoever comes or goes is announced to those who are subscribed
 
 Reading
@@ -37,6 +37,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
+import orjson
+
 Keeping: TypeAlias = Literal["off", "count", "members", "events"]
 """What is kept of a topic's members; see the module's text."""
 
@@ -49,13 +51,23 @@ class PresencePage:
     """The answer to a question for a topic's members.
 
     count: all of them, whatever the page.
-    members: some of them, as they were entered; none where only the count is kept.
+    members: some of them, as JSON; none where only the count is kept.
     next: the `after` of the next page; empty if this is the last one.
     """
 
     count: int
     members: tuple[bytes, ...] = ()
     next: str = ""
+
+
+def user_json(user: str | None) -> bytes:
+    """A user as it stands in a member; empty if there is none."""
+    return b"" if user is None else orjson.dumps(user)
+
+
+def member_json(client: bytes, user: bytes) -> bytes:
+    """A member as others see it. user: see `user_json`."""
+    return b'{"client":"%b","user":%b}' % (client, user) if user else b'{"client":"%b"}' % client
 
 
 class Presence(Protocol):
@@ -80,11 +92,11 @@ class Presence(Protocol):
         """Tells the rest of what happened, as far as that takes a moment, and ends."""
         ...
 
-    def enter(self, topic: str, client: str, member: bytes) -> None:
+    def enter(self, topic: str, client: str, user: str | None) -> None:
         """A client of this worker has subscribed to a topic of which something is kept.
 
-        client: names it, among those of all workers and times; without spaces.
-        member: what it shows of itself.
+        client: names it, among those of all workers and times; of `A-Z a-z 0-9 _ -`.
+        user: the same for as long as it is in.
         """
         ...
 

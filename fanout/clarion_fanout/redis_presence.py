@@ -26,7 +26,7 @@ from typing import cast
 import hiredis
 
 from clarion_fanout.broker import BrokerUnavailable
-from clarion_fanout.presence import Keeping, PresencePage
+from clarion_fanout.presence import Keeping, PresencePage, member_json
 from clarion_fanout.redis_keys import Keys
 from clarion_fanout.redis_room import CountRoom, House, MemberRoom, Room, count_keys, member_keys
 from clarion_fanout.redis_scripts import PRESENCE_COUNT, PRESENCE_READ, PRESENCE_RENEW
@@ -62,7 +62,8 @@ CLOSE_SECONDS = 2.0
 class RedisPresence:
     """The `Presence` over `shards`, which somebody else starts. See the module's text.
 
-    worker: names this process among all that share the shards; without spaces.
+    worker: names this process among all that share the shards, as clients are named. It stands in
+        each entry, so it should be short.
     keeps: what is kept of a topic.
     timeout_s: the deadline of a question.
     """
@@ -121,11 +122,11 @@ class RedisPresence:
 
     # Coming and going
 
-    def enter(self, topic: str, client: str, member: bytes) -> None:
+    def enter(self, topic: str, client: str, user: str | None) -> None:
         room = self._rooms.get(topic)
         if room is None:
             room = self._rooms[topic] = self._room(topic)
-        room.enter(client, member)
+        room.enter(client, user)
         self.members += 1
         self._changed(room)
 
@@ -340,7 +341,8 @@ class RedisPresence:
         count, entries = cast("tuple[int, list[bytes]]", await self._ask(topic, packed))
         parts = [entry.split(b" ", 2) for entry in entries[:limit]]
         last = b" ".join(parts[-1][:2]).decode() if len(entries) > limit > 0 else ""
-        return PresencePage(count, tuple([member for _, _, member in parts]), last)
+        members = tuple([member_json(client, user) for _, client, user in parts])
+        return PresencePage(count, members, last)
 
     async def _ask(self, topic: str, packed: bytes) -> Reply:
         (reply,) = await self._shards.send([(topic, packed)])

@@ -18,10 +18,13 @@ import asyncio
 from itertools import islice
 from typing import NamedTuple, cast
 
+import orjson
+
 from clarion_fanout.broker import BrokerUnavailable
+from clarion_fanout.presence import user_json
 from clarion_fanout.redis_keys import Keys
 from clarion_fanout.redis_scripts import PRESENCE, PRESENCE_COUNT
-from clarion_fanout.redis_wire import Reply, pack
+from clarion_fanout.redis_wire import Argument, Reply, pack
 
 REMOVED = 500
 """Members of dead workers that one call removes: 1 ms, or 2 with announcements, in which Redis does
@@ -48,7 +51,7 @@ def count_keys(keys: Keys, topic: str) -> tuple[bytes, bytes]:
 class House(NamedTuple):
     """What all rooms of a worker have in common.
 
-    worker: names the process among all that share the shards; without spaces.
+    worker: names the process among all that share the shards, as clients are named.
     lease_ms: how long its members outlive it.
     publish: the command with which announcements reach a topic's channel.
     """
@@ -114,7 +117,7 @@ class Room:
         """Whether the room can be forgotten."""
         return not self.size and not self.aloft and not self.unsettled
 
-    def enter(self, client: str, member: bytes) -> None:
+    def enter(self, client: str, user: str | None) -> None:
         raise NotImplementedError
 
     def leave(self, client: str) -> None:
@@ -186,7 +189,7 @@ class CountRoom(Room):
     def keys(self) -> tuple[bytes, bytes]:
         return count_keys(self._house.keys, self.topic)
 
-    def enter(self, client: str, member: bytes) -> None:
+    def enter(self, client: str, user: str | None) -> None:
         self.size += 1
         self._noted += 1
 
@@ -224,10 +227,10 @@ class MemberRoom(Room):
     def __init__(self, topic: str, house: House, announced: bool) -> None:
         super().__init__(topic, house)
         self._announced = announced
-        self._members: dict[str, bytes] = {}
-        # Who came or went, and what it shows; which of the two it was, `_members` says.
-        self._unsent: dict[str, bytes] = {}
-        self._flying: dict[str, bytes] = {}
+        self._members: dict[str, str | None] = {}  # and their users
+        # Who came or went, and its user; which of the two it was, `_members` says.
+        self._unsent: dict[str, str | None] = {}
+        self._flying: dict[str, str | None] = {}
         self._last = False  # whether the call that is aloft gives up the lease
         self._reign = b""  # in which the last call was made
         self._doubtful = False
@@ -242,19 +245,19 @@ class MemberRoom(Room):
     def unsettled(self) -> bool:
         return bool(self._unsent or self._flying or self._doubtful) or self._walk is not None
 
-    def enter(self, client: str, member: bytes) -> None:
-        self._members[client] = member
+    def enter(self, client: str, user: str | None) -> None:
+        self._members[client] = user
         self.size += 1
-        self._note(client, member)
+        self._note(client, user)
 
     def leave(self, client: str) -> None:
-        member = self._members.pop(client)
+        user = self._members.pop(client)
         self.size -= 1
-        self._note(client, member)
+        self._note(client, user)
 
-    def _note(self, client: str, member: bytes) -> None:
+    def _note(self, client: str, user: str | None) -> None:
         self._noted += 1
-        self._unsent[client] = member
+        self._unsent[client] = user
 
     def doubt(self) -> None:
         self._unsent.clear()
@@ -288,7 +291,7 @@ class MemberRoom(Room):
             self._loaded = self._told
         members = self._members
         self._last = not members and not self._unsent
-        arguments = (
+        arguments: list[Argument] = [
             house.worker,
             0 if self._last else house.lease_ms,
             house.kept_ms,
@@ -296,10 +299,10 @@ class MemberRoom(Room):
             house.keys.channel(self.topic),
             REMOVED,
             *[
-                b"%b%b %b" % (b"+" if client in members else b"-", client.encode(), member)
-                for client, member in self._flying.items()
+                b"%b%b %b" % (b"+" if client in members else b"-", client.encode(), user_json(user))
+                for client, user in self._flying.items()
             ],
-        )
+        ]
         return PRESENCE.packed(self.keys, arguments), len(self._flying) + 1
 
     def _packed_walk(self) -> tuple[bytes, int]:
@@ -334,10 +337,10 @@ class MemberRoom(Room):
     def _walked(self, entries: list[bytes]) -> None:
         """Notes for whom Redis has an entry that should not be there."""
         for entry in entries:
-            _, client, member = entry.split(b" ", 2)
+            _, client, user = entry.split(b" ", 2)
             name = client.decode()
             if name not in self._members:
-                self._unsent[name] = member
+                self._unsent[name] = orjson.loads(user) if user else None
         self._walk = entries[-1] if len(entries) == WALKED else None
 
     def lost(self, error: BrokerUnavailable) -> None:

@@ -82,7 +82,7 @@ class Worker:
             wake=lambda: loop.call_soon(self.hub.flush),
         )
         self.presence = presences.make(
-            config, worker=self.name, broker=self.broker, feed=self.hub, soon=loop.call_soon
+            config, broker=self.broker, feed=self.hub, soon=loop.call_soon
         )
         self.inboxes = inboxes.make(config, worker=self.name, broker=self.broker)
         self.keys = KeyRing(config.auth)

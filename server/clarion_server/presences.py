@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 
 from clarion_fanout.broker import Feed
@@ -17,14 +18,12 @@ from clarion_server.options import Config
 def make(
     config: Config,
     *,
-    worker: str,
     broker: AnyBroker,
     feed: Feed,
     soon: Callable[[Callable[[], None]], object],
 ) -> Presence | None:
     """None where no namespace keeps any.
 
-    worker: names this process among all that share Redis.
     soon: has something called at the end of this turn of the loop.
     """
     if all(namespace.presence == "off" for namespace in config.namespaces.values()):
@@ -37,7 +36,9 @@ def make(
         return RedisPresence(
             broker.shards,
             keys=Keys(config.prefix),
-            worker=worker,
+            # 48 bits: no two processes share them. And short: Redis keeps small sets compactly as
+            # long as entries have 64 bytes at most, and one whose user is a UUID has 62.
+            worker=secrets.token_urlsafe(6),
             keeps=keeps,
             lease_s=config.presence.lease_s,
             timeout_s=config.shards.timeout_s,

@@ -202,7 +202,7 @@ AnyAnswer: TypeAlias = (
 )
 
 encode = msgspec.json.Encoder().encode
-"""An answer, or a member, as JSON."""
+"""An answer as JSON."""
 
 _decode: Callable[[bytes], AnyCommand] = msgspec.json.Decoder(AnyCommand).decode
 

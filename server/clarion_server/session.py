@@ -546,8 +546,7 @@ class Session:
         presence = self._keeper(topic)
         if presence is not None:
             user = None if self.identity is None else self.identity.user
-            member = protocol.Member(self.id, UNSET if user is None else user)
-            presence.enter(topic, self.id, protocol.encode(member))
+            presence.enter(topic, self.id, user)
 
     def _depart(self, topics: Sequence[str]) -> None:
         """The client was a member of those that have any."""

@@ -187,7 +187,6 @@ class World:
         self.hub = Hub(broker=self.broker, outlet=Outlet(), wake=self._wake)
         self.presence = presence or presences.make(
             config,
-            worker="w",
             broker=self.memory,
             feed=self.hub,
             soon=lambda call: asyncio.get_running_loop().call_soon(call),
