@@ -20,7 +20,7 @@ STREAM = (node.CLIENT / "clarion-sse.js").read_text(encoding="utf-8")
 @pytest.mark.parametrize("program", node.NODES)
 def test_its_own_tests_pass(program: str) -> None:
     files = sorted((node.CLIENT / "tests").glob("*.test.js"))
-    command = (program, "--test", *files)
+    command = [program, "--test", *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=12 * DEADLINE)
     assert done.returncode == 0, done.stdout
     assert int(re.findall(r"^(?:#|ℹ) pass (\d+)$", done.stdout, re.MULTILINE)[0]) > 200
