@@ -37,8 +37,8 @@ export class Lost extends ClarionError {
 export const comesBack = (code) => !(code >= 4500 || [1002, 1003, 1007, 1008, 1009].includes(code));
 
 /**
- * All decisions, and no I/O: events go in with the time in ms, the host obeys, and calls `tick` when
- * it is `due`. Four states:
+ * All decisions, and no I/O: events go in with the time in ms, the host obeys, and calls `tick`
+ * when it is `due`. Four states:
  *
  *   waiting     for the end of a pause; the first has no length
  *   connecting  for a token, the transport, `welcome`
@@ -100,6 +100,7 @@ export class Machine {
     this.stream = !WebSocket || (blocked && !this.stream); // in turns, until one works
     if (!this.stream) this.blocked++;
     this.at = now + OPEN_MS;
+    if (now >= this.renewAt) this.token = undefined; // it ended meanwhile, or soon will
     this.become("connecting");
     if (this.token === undefined) this.renew();
     else this.open();
@@ -240,9 +241,8 @@ export class Machine {
   // epoch, offset: the position; last: while so many of the past are awaited, from before it.
 
   add(topic, { epoch, offset } = {}, last) {
-    const added = { topic, epoch, offset, last, at: 0, readers: new Set() };
-    this.topics.set(topic, added);
-    return added;
+    this.topics.set(topic, { topic, epoch, offset, last, at: 0, readers: new Set() });
+    return this.topics.get(topic);
   }
 
   subscribe(now, wishes, reader) {
@@ -349,13 +349,13 @@ export class Machine {
     const { epoch, offset, recovered } = message;
     if (topic?.live && id === null) {
       // The stream goes on in another epoch.
-      Object.assign(topic, { epoch, offset: Math.min(offset, topic.offset) });
+      if (epoch) Object.assign(topic, { epoch, offset: Math.min(offset, topic.offset) });
     } else if (topic ? topic.asked === id : id === null) {
       topic ??= this.add(message.topic, message);
       Object.assign(topic, { asked: id, live: true });
       this.host.item(topic, message);
       if (recovered === false || (topic.epoch && topic.epoch !== epoch)) {
-        this.lost(topic, message, "no longer in the history");
+        this.lost(topic, message, "not in the history");
       } else if (!topic.epoch) Object.assign(topic, { epoch, offset });
     }
   }
@@ -433,7 +433,7 @@ class Subscription extends Source {
     this.emit(item.op, item, item.op === "lost" && this.#listens);
     if (this.#listens || !("data" in item)) return;
     if (this.#queue.length >= this.#room) {
-      const lost = this.#queue.map((old) => [old.topic, new Lost(old, "the buffer was full")]);
+      const lost = this.#queue.map((old) => [old.topic, new Lost(old, "the buffer is full")]);
       this.#queue = [...new Map(lost).values()];
     }
     this.#queue.push(item);
@@ -479,7 +479,7 @@ export class Client extends Source {
       ...options,
     };
     const { WebSocket, token } = this.#options;
-    if (WebSocket === undefined) throw new TypeError("no WebSocket: see the option of that name");
+    if (WebSocket === undefined) throw new TypeError("no WebSocket: see that option");
     this.#machine = new Machine(this.#options, {
       open: (machine) => this.#open(machine),
       close: () => {
@@ -566,10 +566,8 @@ export class Client extends Source {
     const now = performance.now();
     this.#machine[name](now, ...rest);
     clearTimeout(this.#timer);
-    const { due } = this.#machine;
-    if (due === Infinity) return;
-    const wait = Math.min(Math.max(0, due - now), 2 ** 31 - 1);
-    this.#timer = setTimeout(() => this.#act("tick"), wait);
+    const wait = Math.max(0, this.#machine.due - now);
+    if (wait < Infinity) this.#timer = setTimeout(() => this.#act("tick"), Math.min(wait, 2 ** 31 - 1));
   }
 
   async #open(machine) {
@@ -579,7 +577,8 @@ export class Client extends Source {
     try {
       if (machine.stream) {
         const { openStream } = await import("./clarion-sse.js");
-        return Object.assign(connection, openStream(url, machine, on));
+        if (this.#connection === connection) connection.close = openStream(url, machine, on);
+        return;
       }
       if (machine.inUrl) url.searchParams.set("token", machine.token);
       const socket = new this.#options.WebSocket(url, "clarion.v1");

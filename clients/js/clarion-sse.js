@@ -1,7 +1,8 @@
 /** Server-Sent Events, for networks that let no WebSocket through. Loaded when there is need. */
 
 /**
- * Opens a stream of the machine's topics, each from its position; `on` hears of it.
+ * Opens a stream of the machine's topics, each from its position; `on` hears of it. Returns what
+ * closes it.
  *
  * With `fetch`, as an `EventSource` can send neither a token that stays out of logs nor a position
  * of its own, and tells nothing of heartbeats, refusals and `Retry-After`.
@@ -25,7 +26,7 @@ export function openStream(url, { topics, token, options: { fetch = globalThis.f
     (end) => on("ended", end),
     ({ message }) => on("ended", { reason: message }),
   );
-  return { close: () => abort.abort() };
+  return () => abort.abort();
 }
 
 /** Reads to the end, and returns what it was. */

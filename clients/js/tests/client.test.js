@@ -62,7 +62,7 @@ describe("the address", () => {
 
 describe("the platform", () => {
   it("without a WebSocket is told what to do", () => {
-    assert.throws(() => new Client("ws://host/ws", { WebSocket: undefined }), /option of that name/);
+    assert.throws(() => new Client("ws://host/ws", { WebSocket: undefined }), /no WebSocket/);
   });
 
   it("whose WebSocket cannot even be made is tried again", async () => {
@@ -551,6 +551,16 @@ describe("an event stream", () => {
     await until(() => requests.length === 3);
     requests[2].streams().controller.error(new TypeError("network error"));
     await until(() => requests.length === 4);
+  });
+
+  it("is not opened for a client that was closed before the code for it was there", async () => {
+    const { client, requests } = await streaming();
+    client.subscribe("a");
+    await Promise.resolve();
+    assert.equal(client.state, "connecting");
+    client.close();
+    await settled();
+    assert.equal(requests.length, 0);
   });
 
   it("is aborted with the client", async () => {

@@ -595,6 +595,15 @@ describe("tokens", () => {
     assert.equal(one.heard()[0].token, "t2");
   });
 
+  it("that ended while the machine slept are not even tried", () => {
+    const one = renewing().connects({ expires_ms: 100_000 });
+    one.now = 3_600_000;
+    one.breaks().passes(one.state().pause);
+    assert.deepEqual([one.machine.state, one.opens, one.tokens], ["connecting", 1, 2]);
+    one.does("renewed", "t2");
+    assert.equal(one.opens, 2);
+  });
+
   it("that cannot be had make the attempt fail like any other", () => {
     const one = talk({ token: () => {} }).passes(0);
     one.does("notRenewed", new Error("no"));
