@@ -117,6 +117,31 @@ def test_a_node_that_has_no_slots_any_more_is_left() -> None:
     assert table.left == ["n:1", "n:2"]
 
 
+class Seeker(Place):
+    """Looks for a slot of its own, as a shard does for its probe's channel."""
+
+    def __init__(self, name: str, table: Callable[[], Slots[Seeker]]) -> None:
+        super().__init__(name)
+        self._table = table
+
+    def renew_probe(self) -> None:
+        slots = self._table()
+        assert (self in slots.homes) == (self in slots.owners)
+
+
+def test_a_node_that_loses_all_its_slots_is_not_told_to_look_for_one() -> None:
+    seekers: dict[str, Seeker] = {}
+    left: list[str] = []
+    slots: Slots[Seeker] = Slots(
+        Seeker("", lambda: slots),
+        home=lambda name: seekers.setdefault(name, Seeker(name, lambda: slots)),
+        left=lambda seeker: left.append(seeker.name),
+    )
+    slots.adopt(HALVES)
+    slots.adopt([Range(0, 8191, "n:1"), Range(8192, SLOTS - 1, "n:3")])  # as in a failover
+    assert left == ["n:2"]
+
+
 def test_slots_that_are_missing_in_a_layout_are_nobodys() -> None:
     table = Table()
     table.slots.adopt(HALVES)

@@ -121,14 +121,16 @@ class Slots(Generic[H]):
             counts[home] = counts.get(home, 0) + 1
         for home in before.values():
             counts[home] -= 1
+        # Those without slots are no homes from here on: they would look for a channel in vain.
+        empty = [home for home in dict.fromkeys(before.values()) if not counts[home]]
+        for home in empty:
+            del counts[home]
         # First, so that a probe is not taken for one of those who move.
         for home in {**dict.fromkeys(before.values()), **dict.fromkeys(moves.values())}:
             home.renew_probe()
         for slot, old in before.items():
             for channel, listener in old.release(slot).items():
                 moves[slot].listen(channel, listener)
-        for home in dict.fromkeys(before.values()):
-            if not counts[home]:
-                del counts[home]
-                if home is not self._nobody:
-                    self._left(home)
+        for home in empty:
+            if home is not self._nobody:
+                self._left(home)
