@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import aiohttp
 
+from clarion_fanout.placement import Placement
 from clarion_server.app import Worker
 from clarion_server.options import Config, InboxOptions
 from support.inboxes import INBOX, OWNER, emptied, entry, leave
@@ -166,6 +168,18 @@ async def test_entries_are_published_once_and_in_order_though_servers_are_killed
 
 
 # What backends publish themselves
+
+
+def test_the_rule_that_backends_are_told_finds_a_topics_shard() -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(import hashlib.*?)```", text, re.DOTALL)
+    told: dict[str, Any] = {}
+    exec(code, told)
+    names = ["127.0.0.1:6379/0", "127.0.0.1:6380/0", "eu-3"]
+    placement = Placement(names)
+    for number in range(1000):
+        topic = f"orders:{number}"
+        assert told["shard_of"](topic, names) == names[placement.place(topic)]
 
 
 async def test_what_a_backend_publishes_itself_reaches_clients_without_an_offset() -> None:

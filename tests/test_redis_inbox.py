@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import ClassVar
 
+import hiredis
 import msgspec
 import pytest
 
@@ -17,6 +19,7 @@ from clarion_fanout.redis_broker import RedisBroker, Step
 from clarion_fanout.redis_delivery import SLACK_BYTES, SPENT_SECONDS
 from clarion_fanout.redis_inbox import InboxOptions
 from clarion_fanout.redis_shard import ShardOptions
+from clarion_fanout.redis_slots import slot_of
 from support.inboxes import (
     DEAD,
     INBOX,
@@ -32,8 +35,9 @@ from support.inboxes import (
     owned,
     worker,
 )
+from support.redis_cluster import RedisCluster
 from support.redis_servers import RedisServer, eventually
-from support.redis_shared import shared_servers
+from support.redis_shared import shared_cluster, shared_servers
 from support.waiting import DEADLINE, until
 
 QUICK = ShardOptions(timeout_s=0.3, probe_s=0.1, retry_s=(0.02, 0.1))
@@ -495,6 +499,71 @@ async def test_what_waits_is_bounded_and_the_rest_stays_in_redis() -> None:
         await emptied(server, 60)
         assert one.done("published") == count
         assert one.inbox.delivery.waiting == 0
+
+
+# In a cluster
+
+
+async def test_a_cluster_has_one_inbox_for_topics_of_all_nodes() -> None:
+    cluster = await shared_cluster()
+    node = await cluster.owner(slot_of(KEYS.inbox))
+    topics = [f"a:{number}" for number in range(30)]
+    async with worker(cluster.url) as one, worker(cluster.url, name="v") as other:
+        for topic in topics:
+            other.broker.attach(topic)
+            await other.broker.attached(topic)
+        ids = await leave(node, *(entry(topic, 1) for topic in topics), ["topic", "a"])
+        await leave(node, *(entry(topic, 2) for topic in topics))
+        for topic in topics:
+            assert await fed(other, topic, 2) == [1, 2]
+        await emptied(node)
+        assert (len(one.inboxes), one.inbox.name) == (1, "cluster")
+        [letter] = await dead_letters(await cluster.owner(slot_of(KEYS.dead)))
+        assert letter == {"topic": "a", "reason": "data is missing", "entry": ids[-1]}
+
+
+async def test_a_cluster_may_move_the_inbox_and_the_topics_meanwhile() -> None:
+    async with RedisCluster() as cluster:
+        inbox, topic = slot_of(KEYS.inbox), slot_of(KEYS.channel("a"))
+        options = InboxOptions(batch=20, lease_s=LEASE_SECONDS)
+        async with worker(cluster.url, options=options) as one:
+            count = 0
+            for slot in (inbox, topic, inbox, topic):
+                home = await cluster.owner(slot)
+                elsewhere = next(node for node in cluster.primaries if node is not home)
+                async with asyncio.TaskGroup() as group:
+                    moving = group.create_task(cluster.move_slot(slot, elsewhere))
+                    while not moving.done():
+                        if not await left_somewhere(cluster, entry("a", count)):
+                            continue
+                        count += 1
+            await emptied(await cluster.owner(inbox))
+            assert count > 4
+            assert await kept(one, "a") == list(range(count))
+
+
+async def left_somewhere(cluster: RedisCluster, fields: list[str]) -> bool:
+    """Leaves an entry at the node that takes it; says whether one did."""
+    for node in cluster.primaries:
+        with contextlib.suppress(hiredis.ReplyError):
+            await leave(node, fields)
+            return True
+    return False
+
+
+async def test_in_a_failover_of_the_inboxs_node_nothing_is_lost_or_doubled() -> None:
+    async with RedisCluster(replicas=True) as cluster:
+        node = await cluster.owner(slot_of(KEYS.inbox))
+        replica = cluster.replicas[cluster.primaries.index(node)]
+        options = InboxOptions(batch=20, lease_s=LEASE_SECONDS)
+        async with worker(cluster.url, options=options) as one:
+            for number in range(300):
+                await leave(node, entry(f"a:{number % 10}", number))
+            await cluster.failover(replica)
+            await leave(replica, *(entry(f"a:{n % 10}", n) for n in range(300, 350)))
+            await emptied(replica)
+            for topic in range(10):
+                assert await kept(one, f"a:{topic}") == list(range(topic, 350, 10))
 
 
 # What operators do to it
