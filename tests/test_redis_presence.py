@@ -20,6 +20,7 @@ from clarion_fanout.redis_room import REMOVED, member_keys
 from clarion_fanout.redis_shard import ShardOptions
 from support.bad_network import bad_network
 from support.presences import RedisWorker, believed, member, news, redis_worker
+from support.redis_cluster import RedisCluster
 from support.redis_servers import RedisServer, eventually
 from support.redis_shared import shared_servers
 from support.waiting import until
@@ -53,7 +54,7 @@ class Crew:
 
 
 @asynccontextmanager
-async def crew_of(*servers: RedisServer) -> AsyncIterator[Crew]:
+async def crew_of(*servers: RedisServer | RedisCluster) -> AsyncIterator[Crew]:
     crew = Crew(*(f"{server.url}?name=s{place}" for place, server in enumerate(servers)))
     try:
         yield crew
@@ -415,6 +416,32 @@ async def test_what_a_backend_publishes_is_not_taken_for_a_member(
     worker.opened.enter(ROOM, "c-1")
     await worker.opened.hears(ROOM, ("join", "c-1"))
     assert worker.broker.quick_refused == 1
+
+
+# A cluster
+
+
+async def test_members_move_with_their_slot_and_survive_its_primary() -> None:
+    async with RedisCluster(replicas=True, node_timeout_ms=1000) as cluster:
+        slot = await cluster.nodes[0].command("CLUSTER", "KEYSLOT", Keys().channel(ROOM))
+        async with crew_of(cluster) as crew:
+            one, other = await crew.joins(ROOM, lease_s=2), await crew.joins(lease_s=2)
+            one.opened.enter(ROOM, *clients(0, 600))
+            other.opened.enter(ROOM, *clients(600, 610))
+            assert len(await seen(one, ROOM)) >= 600
+            source = await cluster.owner(slot)
+            target = next(node for node in cluster.primaries if node is not source)
+            await cluster.move_slot(slot, target)
+            one.opened.leave(ROOM, *clients(0, 5))
+            other.opened.enter(ROOM, *clients(610, 615))
+            for worker in (one, other):
+                await eventually(sees(worker, ROOM, shown(*clients(5, 615))))
+            target.kill()
+            one.opened.leave(ROOM, *clients(5, 100))
+            other.opened.enter(ROOM, *clients(700, 705))
+            expected = shown(*clients(100, 615), *clients(700, 705))
+            for worker in (one, other):
+                await eventually(sees(worker, ROOM, expected), 20)
 
 
 async def test_whatever_happens_everybody_agrees_in_the_end() -> None:

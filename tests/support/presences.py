@@ -218,4 +218,5 @@ FACTORIES: dict[str, Callable[[], PresenceFactory]] = {
     "memory": MemoryPresenceFactory,
     "one shard": partial(RedisPresenceFactory, 1),
     "three shards": partial(RedisPresenceFactory, 3),
+    "a cluster": partial(RedisPresenceFactory, 0),
 }
