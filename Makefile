@@ -47,4 +47,4 @@ lock: .venv/.tools ## write the lock files anew from pyproject.toml
 	@$(BIN)/python -m pip install --quiet uv && .ci/lock
 
 clean: ## remove the environment and what tools left behind
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov dist build
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov dist build clients/js/node_modules
