@@ -211,6 +211,23 @@ def test_a_config_made_by_hand_needs_no_namespace() -> None:
         (production(echo=True), "echo", "for development only"),
         (production(prefix="a:b"), "prefix", "1 to 64 of A-Z"),
         (production(window={"bytes": 1024}), "window.bytes", "one publication may have 65536"),
+        (production(window={"messages": 0}), "window.messages", "1 to 100000000"),
+        (production(namespaces={"a": {"slow": "wait"}}), "namespaces.a.slow", '"drop_oldest"'),
+        (
+            production(namespaces={"a": {"slow": "resync"}}),
+            "namespaces.a.slow",
+            "no history to resume from",
+        ),
+        (
+            production(namespaces={"a": {"slow_bytes": 1_048_577}}),
+            "namespaces.a.slow_bytes",
+            "in all only 1048576 may wait",
+        ),
+        (
+            production(namespaces={"a": {"slow_messages": 5}}, window={"messages": 4}),
+            "namespaces.a.slow_messages",
+            "in all only 4 may wait",
+        ),
         (production(limits={"body_bytes": 1024}), "limits.body_bytes", "publication may have"),
         ({"development": True, "host": "0.0.0.0"}, "host", "development mode is open"),
         ({"development": True, "api_host": "192.168.0.1"}, "api_host", "development mode is open"),

@@ -8,6 +8,7 @@ import json
 import socket
 import time
 import tracemalloc
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -94,7 +95,8 @@ async def test_a_client_that_does_not_read_is_gone_when_its_window_is_full() -> 
         await until(lambda: clients(worker) == 1, 2)
         assert 0.1 <= time.monotonic() - full <= 1
         assert worker.counters.closes == {4001: 1}
-        assert worker.counters.drops["slow_consumer"] > 5
+        assert worker.counters.too_slow == Counter({("bytes", "bare"): 1})
+        assert worker.counters.dropped["close", "bare"] > 5
         assert not await lazy.ended()
         await is_served(other)
 

@@ -8,22 +8,35 @@ from __future__ import annotations
 
 from collections import Counter
 
+from clarion_server.timing import Histogram
+from clarion_server.window import Window
+
+FILL_BOUNDS = (0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+"""Parts of the window. Whoever is regularly beyond a half is about to lose clients."""
+
+BEHIND_BOUNDS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+"""Seconds. The wheel has a grain of 0.1; the window's time is 10."""
+
 
 class Counters:
     """One worker's counts since it started, and its gauges where the name says so."""
 
     __slots__ = (
+        "behind",
         "bytes_in",
         "closes",
         "commands",
         "connections",
-        "drops",
+        "dropped",
         "errors",
         "handshakes",
         "messages_in",
         "publications",
         "replayed",
         "resumes",
+        "too_slow",
+        "window_fill",
+        "windows",
         "written_bytes",
     )
 
@@ -34,8 +47,18 @@ class Counters:
         """Finished handshakes by transport and result: `accepted` or the HTTP status."""
         self.closes: Counter[int] = Counter()
         """Ended connections by close code; 1006 where there was none."""
-        self.drops: Counter[str] = Counter()
-        """Frames that were meant for a client and not sent to it, by reason: `slow_consumer`."""
+        self.windows: set[Window] = set()
+        """Gauge: those of the clients that are behind."""
+        self.window_fill = Histogram(FILL_BOUNDS)
+        """How full each was at its fullest, when it was done with."""
+        self.behind = Histogram(BEHIND_BOUNDS)
+        """How long each was needed, seconds."""
+        self.too_slow: Counter[tuple[str, str]] = Counter()
+        """Clients closed with 4001 by what was exceeded and, where a message was the last straw,
+        its namespace."""
+        self.dropped: Counter[tuple[str, str]] = Counter()
+        """Messages that were meant for a client and not sent to it, by policy and namespace; with
+        `close` everything that waited counts for the namespace of the last straw."""
         self.errors: Counter[str] = Counter()
         """`error` answers to clients by code."""
         self.commands: Counter[str] = Counter()

@@ -10,15 +10,17 @@ from clarion_fanout.broker import Broker
 from clarion_fanout.hub import Hub
 from clarion_fanout.presence import Presence
 from clarion_fanout.tasks import Tasks
+from clarion_fanout.topics import DEFAULT_NAMESPACE, namespace_of
 from clarion_server.auth import Authenticator
 from clarion_server.auth.keys import KeyRing
 from clarion_server.auth.permissions import Permissions
 from clarion_server.board import Readiness
 from clarion_server.codes import Close, come_back
 from clarion_server.counters import Counters
-from clarion_server.options import Config
+from clarion_server.options import Config, Namespace
 from clarion_server.origins import Origins
 from clarion_server.wheel import Wheel, ticks
+from clarion_server.window import BOUNDS, DRIP_BYTES, PLAIN, Limit, Rule
 
 RETRY_MS = (500, 5000)
 """Between these a client that is sent away comes back, at random, so that those who were sent
@@ -59,8 +61,10 @@ class Edge:
     ping_ticks: int = 0
     pong_ticks: int = 0
     close_ticks: int = 0
-    window_ticks: int = 0
     message_ticks: int = 0
+    limit: Limit = field(init=False)
+    """The bounds of every client's window."""
+    _rules: dict[str, Rule] = field(init=False)
 
     def __post_init__(self) -> None:
         config = self.config
@@ -70,12 +74,38 @@ class Edge:
         self.ping_ticks = ticks(config.keepalive.ping_s)
         self.pong_ticks = ticks(config.keepalive.pong_s)
         self.close_ticks = ticks(config.keepalive.close_s)
-        self.window_ticks = ticks(config.window.seconds)
+        window = config.window
+        drip = max(1, int(DRIP_BYTES * window.seconds))
+        self.limit = Limit(window.bytes, window.messages, ticks(window.seconds), drip)
+        self._rules = {name: _rule(name, options) for name, options in config.namespaces.items()}
+        # A rate over a series that begins with its first event would miss that event.
+        for name in ("", *self._rules):
+            for bound in BOUNDS:
+                self.counters.too_slow[bound, name] = 0
+            self.counters.dropped["close", name] = 0
+        for rule in self._rules.values():
+            self.counters.dropped[rule.policy, rule.namespace] = 0
+
+    def rule(self, topic: str) -> Rule:
+        """What becomes of `topic`'s messages when a client does not take them."""
+        rules = self._rules
+        return rules.get(namespace_of(topic)) or rules.get(DEFAULT_NAMESPACE, PLAIN)
 
     @property
     def draining(self) -> bool:
         """Whether the worker is about to end, and newcomers should go elsewhere."""
         return self.when_empty is not None
+
+
+def _rule(name: str, options: Namespace) -> Rule:
+    seconds = options.slow_s
+    return Rule(
+        name,
+        options.slow,
+        options.slow_bytes,
+        options.slow_messages,
+        ticks(seconds) if seconds else 0,
+    )
 
 
 def retry_ms(close: Close) -> int | None:

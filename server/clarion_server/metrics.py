@@ -33,6 +33,7 @@ from clarion_server.inbox_metrics import inbox_metrics
 from clarion_server.lag import Lag
 from clarion_server.process import Process
 from clarion_server.timing import Histogram
+from clarion_server.window_metrics import window_metrics
 
 OTHER = "other"
 
@@ -87,6 +88,7 @@ class Metrics:
     def _all(self) -> Iterator[Metric]:
         yield from self._connections()
         yield from self._publications()
+        yield from window_metrics(self._counters)
         if self._presence is not None:
             yield from self._members(self._presence)
         if self._inboxes is not None:

@@ -15,6 +15,7 @@ import msgspec
 from clarion_fanout.presence import Keeping
 from clarion_fanout.topics import DEFAULT_NAMESPACE, namespace_of
 from clarion_server.option_values import displayed, option
+from clarion_server.window import Policy
 
 Who: TypeAlias = Literal["everyone", "users", "granted", "nobody"]
 """Who may do something with a topic, from the widest to the narrowest.
@@ -374,7 +375,10 @@ class Keepalive(Section, frozen=True, kw_only=True):
 
 
 class WindowOptions(Section, frozen=True, kw_only=True):
-    """`[window]`: how far a client may fall behind before it is closed with 4001."""
+    """`[window]`: how far a client may fall behind before it is closed with 4001.
+
+    What the kernel holds for it comes on top, some 150 KiB (see server/README.md).
+    """
 
     bytes: Annotated[
         int,
@@ -386,11 +390,23 @@ class WindowOptions(Section, frozen=True, kw_only=True):
             most=1_073_741_824,
         ),
     ] = 1_048_576
+    messages: Annotated[
+        int,
+        option(
+            "how many messages may wait for one client",
+            "A batch of the largest size (`limits.batch`) may come at once.",
+            unit="messages",
+            least=1,
+            most=100_000_000,
+        ),
+    ] = 10_000
     seconds: Annotated[
         float,
         option(
-            "how long the oldest of it may wait",
-            "A notification ten seconds late is no longer in real time; history brings the rest.",
+            "how long the oldest of it may wait while the client takes next to nothing, less than"
+            " 2 KiB a second",
+            "A notification ten seconds late is no longer in real time; history brings the rest."
+            " Who reads a large one slowly is not meant.",
             unit="s",
             least=0.01,
             most=3600,
@@ -589,6 +605,49 @@ class Namespace(Section, frozen=True, kw_only=True):
             " default namespace.",
         ),
     ] = "off"
+    slow: Annotated[
+        Policy,
+        option(
+            "what becomes of its messages when a client does not take them and its window is full:"
+            " the client is closed, whole topics are given up (`resync`), only the newest message"
+            " of a topic ever waits (`latest`), or the oldest messages are given up"
+            " (`drop_oldest`). With a history the client is told what is missing",
+            "Nothing is ever missing: a client that is closed resumes from its position.",
+        ),
+    ] = "close"
+    slow_bytes: Annotated[
+        int,
+        option(
+            "what may wait for one client in the topics of this namespace together; 0: as much as"
+            " in all",
+            "One bound is enough until a namespace must leave room for others.",
+            unit="bytes",
+            least=0,
+            most=1_073_741_824,
+        ),
+    ] = 0
+    slow_messages: Annotated[
+        int,
+        option(
+            "how many messages may wait for one client in the topics of this namespace together;"
+            " 0: as many as in all",
+            "One bound is enough until a namespace must leave room for others.",
+            unit="messages",
+            least=0,
+            most=100_000_000,
+        ),
+    ] = 0
+    slow_s: Annotated[
+        float,
+        option(
+            "how long a message may wait for a client, also for one that reads; then it is as if"
+            " the window were full. Not for `latest`. 0: as long as it takes",
+            "Late is better than never, until somebody knows better.",
+            unit="s",
+            least=0,
+            most=3600,
+        ),
+    ] = 0
 
 
 _UNCONFIGURED = Namespace()

@@ -12,7 +12,10 @@ its transport lets go of the descriptor: `connection_lost` comes first, then the
 
 from __future__ import annotations
 
+import fcntl
 import os
+import sys
+import termios
 from collections.abc import Mapping, Sequence
 from typing import Protocol, cast
 
@@ -20,6 +23,9 @@ from clarion_fanout.hub import Receiver
 
 FAILED = -1
 """In place of a number of bytes: the socket is dead."""
+
+
+_NO_NUMBER = bytes(4)
 
 
 class Connection(Receiver, Protocol):
@@ -38,6 +44,19 @@ def write(key: int, payload: bytes) -> int:
         return 0
     except OSError:
         return FAILED
+
+
+def unsent(key: int) -> int:
+    """Bytes that the kernel holds because the peer has not acknowledged them (tcp(7), SIOCOUTQ).
+
+    0 where that cannot be asked: whether a client reads is then seen by larger steps.
+    """
+    if sys.platform != "linux":
+        return 0
+    try:
+        return int.from_bytes(fcntl.ioctl(key, termios.TIOCOUTQ, _NO_NUMBER), sys.byteorder)
+    except OSError:
+        return 0  # its end is on its way to the transport
 
 
 class Outlet:

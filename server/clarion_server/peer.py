@@ -28,10 +28,10 @@ from clarion_fanout.publication import Position, Publication
 from clarion_server import codes, protocol
 from clarion_server.codes import Close
 from clarion_server.edge import Edge, retry_ms
-from clarion_server.outlet import FAILED, write
+from clarion_server.outlet import FAILED, unsent, write
 from clarion_server.session import Session
-from clarion_server.wheel import ABSENT, ticks
-from clarion_server.window import Window
+from clarion_server.wheel import ABSENT, TICK_SECONDS, ticks
+from clarion_server.window import Bound, Rule, Window
 
 WRITE_BYTES = 128 * 1024
 """What is joined into one write while a client catches up; about what a send buffer takes."""
@@ -39,7 +39,7 @@ WRITE_BYTES = 128 * 1024
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, no time: unsent data is thrown away
 
 _LOOK = ticks(0.2)
-"""How often a client that is behind is looked at. It takes 1 us, and the time at which nothing
+"""How often a client that is behind is looked at. It takes 2 us, and the time at which nothing
 moved any more is known to two looks."""
 
 
@@ -50,7 +50,6 @@ class Peer(asyncio.Protocol):
         "_blocked",
         "_ending",
         "_hushed",
-        "_taken",
         "_window",
         "bucket",
         "bulk",
@@ -78,7 +77,6 @@ class Peer(asyncio.Protocol):
         """The close code, once there is one."""
         self.session = Session(edge, self)
         self._window: Window | None = None
-        self._taken = 0  # times that something was taken from a window
         self._blocked = False
         self._hushed = False
         self._ending = False
@@ -110,12 +108,20 @@ class Peer(asyncio.Protocol):
     # Writing
 
     def answer(self, answer: protocol.AnyAnswer) -> None:
+        if isinstance(answer, protocol.Unsubscribed):
+            self.part(answer.topic)
         self.send(self.encode_answer(answer))
         if isinstance(answer, protocol.Welcome | protocol.Refreshed):
             self.mind_expiry()
 
     def subscribed(self, answer: protocol.Subscribed, start: Position | None) -> None:
+        self.part(answer.topic)
         self.answer(answer)
+
+    def part(self, topic: str) -> None:
+        """What waits of `topic` stays before what is said of it next."""
+        if self._window is not None:
+            self._window.part(topic)
 
     def send(self, data: bytes) -> None:
         """Sends an answer or control frame; it counts in the window and is never dropped."""
@@ -146,18 +152,28 @@ class Peer(asyncio.Protocol):
 
     def deliver(self, topic: Topic, publications: Sequence[Publication]) -> None:
         """Delivers one by one, for the hub; see `Receiver.deliver`."""
+        rule = self.edge.rule(topic.name)
         for publication in publications:
-            self.deliver_bytes(self.form.encode(publication))
+            self.deliver_frame(publication, self.form.encode(publication), rule)
 
-    def deliver_bytes(self, frame: bytes) -> None:
-        """Delivers a frame: now, or when the client has taken what came before."""
+    def deliver_frame(self, publication: Publication, frame: bytes, rule: Rule) -> None:
+        """Delivers a publication as `frame`: now, or when the client has taken what came before.
+
+        rule: what becomes of it if the client does not.
+        """
+        window = self._window
         if self._ending:
             return
-        if self._window is None:
+        if window is None:
             self._write(frame)
+            return
+        if type(publication) is Publication:
+            bound = window.deliver(rule, publication, frame, self.edge.wheel.now)
         else:
-            self._window.push(frame)
-            self._check_window()
+            window.part(publication.topic)
+            bound = window.push(frame)
+        if bound is not None:
+            self._too_slow(bound, rule.namespace)
 
     def uncork(self) -> None:
         """Writes the answers that were gathered, if they are this client's."""
@@ -175,9 +191,10 @@ class Peer(asyncio.Protocol):
             self._write(data)
         else:
             # Nobody who does not take what was sent makes us answer more.
-            self._window.push(data)
+            bound = self._window.push(data)
             self.transport.pause_reading()
-            self._check_window()
+            if bound is not None:
+                self._too_slow(bound)
 
     def _write(self, data: bytes) -> None:
         written = write(self.key, data)
@@ -191,24 +208,37 @@ class Peer(asyncio.Protocol):
         if written == FAILED:
             self.abort()
             return
-        self._fall_behind()
+        window = self._fall_behind()
+        window.given += len(payload) - written
         self.transport.write(memoryview(payload)[written:])
         if not self._blocked:
             self._catch_up()
 
-    def _fall_behind(self) -> None:
-        if self._window is None:
-            self._window = Window(self.edge.wheel.now)
-            self.edge.hub.set_bulk(self, False)
-            self.edge.wheel.move(self, _LOOK)
+    def _fall_behind(self) -> Window:
+        window = self._window
+        if window is None:
+            edge = self.edge
+            window = self._window = Window(edge.wheel.now, edge.limit, edge.counters.dropped)
+            edge.counters.windows.add(window)
+            edge.hub.set_bulk(self, False)
+            edge.wheel.move(self, _LOOK)
+        return window
+
+    def _leave_window(self) -> None:
+        window, self._window = self._window, None
+        if window is not None:
+            counters = self.edge.counters
+            counters.windows.remove(window)
+            counters.window_fill.add(window.peak)
+            counters.behind.add((self.edge.wheel.now - window.since) * TICK_SECONDS)
 
     def _catch_up(self) -> None:
         """Sends what waits, as far as the kernel takes it."""
         window = self._window
         while window is not None and len(window):
-            frames = window.take(WRITE_BYTES)
-            self._taken += 1
+            frames = window.take(WRITE_BYTES, self.form)
             data = frames[0] if len(frames) == 1 else b"".join(frames)
+            window.given += len(data)
             written = write(self.key, data)
             if written == FAILED:
                 self.abort()
@@ -217,7 +247,7 @@ class Peer(asyncio.Protocol):
                 self.transport.write(memoryview(data)[written:])
                 if self._blocked:
                     return
-        self._window = None
+        self._leave_window()
         if not self._ending:
             self.edge.hub.set_bulk(self, self.may_bulk())
         elif self.half_closes():
@@ -230,15 +260,12 @@ class Peer(asyncio.Protocol):
         """Whether this client may be written to together with others while it keeps up."""
         return True
 
-    def _check_window(self) -> None:
-        window = self._window
-        if window is not None and window.bytes > self.edge.config.window.bytes:
-            self._too_slow()
-
-    def _too_slow(self) -> None:
+    def _too_slow(self, bound: Bound, namespace: str = "") -> None:
+        """A bound is exceeded. namespace: that of the message with which it was."""
         if not self._ending and self._window is not None:
-            self.edge.counters.drops["slow_consumer"] += len(self._window)
-            self._window.clear()
+            counters = self.edge.counters
+            counters.too_slow[bound, namespace] += 1
+            counters.dropped["close", namespace] += self._window.clear()
             self.finish(codes.SLOW_CONSUMER)
 
     # Callbacks of the transport
@@ -262,7 +289,7 @@ class Peer(asyncio.Protocol):
         self._leave()
         self._ending = True
         self.edge.wheel.remove(self)
-        self._window = None
+        self._leave_window()
         # The session and the transport refer to us: without them we are freed at once, and need
         # not be found by the garbage collector, which does not look at us any more (`garbage`).
         del self.session, self.transport
@@ -328,18 +355,21 @@ class Peer(asyncio.Protocol):
 
     def due(self, now: int) -> int:
         """What the wheel asks for; see `wheel.Entry.due`."""
-        edge = self.edge
         if self._ending:
             self.abort()
             return 0
         if self.session.expired:  # also of a client that manages to be behind for ever
             self.finish(codes.TOKEN_EXPIRED)
             return 0
-        if self._window is not None:
-            # Not the window's length: that grows with every publication.
-            moved = self._taken << 32 | self.transport.get_write_buffer_size()
-            if self._window.stuck(now, moved, edge.window_ticks):
-                self._too_slow()
+        window = self._window
+        if window is not None:
+            left = self.transport.get_write_buffer_size() + unsent(self.key)
+            if window.stuck(now, window.given - left):
+                self._too_slow("seconds")
+                return 0
+            impatient = window.expire(now)
+            if impatient is not None:
+                self._too_slow("seconds", impatient.namespace)
                 return 0
             return _LOOK
         after = self.keep_alive(now)

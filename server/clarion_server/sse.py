@@ -26,6 +26,7 @@ from clarion_server.forms import EVENT, event, position_id, published
 from clarion_server.handshake import Refusal, Request
 from clarion_server.peer import Peer
 from clarion_server.protocol import Since
+from clarion_server.window import Rule
 
 _HEARTBEAT = b":\n\n"
 
@@ -129,6 +130,7 @@ class EventStream(Peer):
     def subscribed(self, answer: protocol.Subscribed, start: Position | None) -> None:
         # The id is where the stream stands now, not where it will when all that was missed is
         # sent: the connection may break in between.
+        self.part(answer.topic)
         self.send(event("subscribed", protocol.encode(answer), self._note(answer.topic, start)))
 
     def _note(self, topic: str, position: Position | None) -> str:
@@ -150,8 +152,12 @@ class EventStream(Peer):
         if self._positions is None:
             super().deliver(topic, publications)
             return
+        rule = self.edge.rule(topic.name)
         for publication in publications:
-            self.deliver_bytes(self._own(publication))
+            # An id says where all topics stand, so that no event which has one may be dropped, or
+            # overtake another.
+            its_rule = Rule(rule.namespace) if publication.epoch else rule
+            self.deliver_frame(publication, self._own(publication), its_rule)
 
     def replay(self, publications: Sequence[Publication]) -> None:
         if self._positions is None:

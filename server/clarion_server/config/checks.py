@@ -186,6 +186,28 @@ def _sizes(config: Config) -> Iterator[Conflict]:
             )
 
 
+def _slow(config: Config) -> Iterator[Conflict]:
+    for name, namespace in config.namespaces.items():
+        place = join("namespaces", name)
+        if namespace.slow == "resync" and not namespace.history_size:
+            yield Conflict(
+                (f"{place}.slow", f"{place}.history_size"),
+                'is "resync", but there is no history to resume from',
+                'a history_size, or "drop_oldest"',
+            )
+        for key, size, whole in (
+            ("slow_bytes", namespace.slow_bytes, config.window.bytes),
+            ("slow_messages", namespace.slow_messages, config.window.messages),
+        ):
+            if size > whole:
+                window = f"window.{key.removeprefix('slow_')}"
+                yield Conflict(
+                    (f"{place}.{key}", window),
+                    f"is {size}, but in all only {whole} may wait",
+                    f"no more than {window}",
+                )
+
+
 _RULES = (
     _hosts,
     _ports,
@@ -197,6 +219,7 @@ _RULES = (
     _api_keys,
     _development_only,
     _sizes,
+    _slow,
     _namespaces,
     auth_conflicts,
 )
