@@ -27,6 +27,8 @@ class Desk:
     """Keeps what a follower asks for, until a test answers it."""
 
     def __init__(self) -> None:
+        self.follower: Follower | None = None
+        """Whom it tells that something has happened to the stream."""
         self.fed: list[Publication] = []
         self.others: list[bytes] = []
         self.wants_page = False
@@ -38,6 +40,8 @@ class Desk:
 
     def other(self, topic: str, payload: bytes) -> None:
         self.others.append(payload)
+        if payload == b"!" and self.follower is not None:
+            self.follower.doubt()
 
     def behind(self, follower: Follower) -> None:
         assert not self.wants_page, "a page was asked for twice"
@@ -206,7 +210,8 @@ def test_a_turn_that_was_missed_together_with_messages_comes_before_them() -> No
 
 @pytest.mark.parametrize("published", [0, 2])
 def test_what_was_fed_and_is_gone_is_a_loss(published: int) -> None:
-    """The shard has stepped back. With the next publication it gives out offsets again."""
+    """The shard has stepped back. With the next publication it gives out offsets again. When the
+    follower asks for what follows, the stream learns that it has lost something."""
     bench = Bench()
     bench.publish(2)
     bench.stream.restart(forgotten=2)
@@ -214,8 +219,35 @@ def test_what_was_fed_and_is_gone_is_a_loss(published: int) -> None:
     bench.check()
     bench.mend()
     assert bench.fed == [4, 5, 6, 7][: 2 + published]
-    assert bench.told == [(Loss, Position("e2" if published else "e1", 3))]
+    assert bench.told == [(Loss, Position("e3" if published else "e2", 3))]
     assert bench.follower.position == bench.stream.position
+
+
+def test_what_was_not_fed_and_is_gone_is_a_loss_when_somebody_knew_it() -> None:
+    bench = Bench()
+    bench.stream.publish()
+    gone = bench.stream.position
+    bench.stream.restart(forgotten=1)
+    bench.publish()
+    bench.mend()
+    assert bench.told == [(Turn, Position("e2", 3))]
+    bench.stream.page(Want(since=gone, limit=0), follows=True)
+    bench.follower.doubt()
+    bench.mend()
+    assert bench.fed == [5]
+    assert bench.told[1:] == [(Loss, Position("e3", 4))]
+    assert bench.follower.position == bench.stream.position
+
+
+def test_a_page_that_may_be_older_than_a_doubt_is_checked() -> None:
+    bench = Bench()
+    bench.stream.publish()
+    bench.publish()
+    page = bench.read()
+    bench.follower.doubt()
+    assert not bench.desk.wants_page
+    bench.follower.page(page)
+    assert bench.desk.wants_check
 
 
 @pytest.mark.parametrize("published", [0, 2])
@@ -356,7 +388,7 @@ class FollowerMachine(RuleBasedStateMachine):
         super().__init__()
         self.stream = NaiveStream()
         self.desk = Desk()
-        self.follower = Follower(TOPIC, self.desk)
+        self.follower = self.desk.follower = Follower(TOPIC, self.desk)
         self.wire: deque[bytes] = deque()
         """Payloads on their way to us."""
         self.subscribed = False
@@ -368,8 +400,12 @@ class FollowerMachine(RuleBasedStateMachine):
         """Of the first question: our confirmations, the stream's position, the newest number."""
         self.silently = False
         """Whether something happened that only checks in turn find."""
-        self.forgotten: set[int] = set()
-        """Publications that a restart has forgotten: who was not fed them cannot know of them."""
+        self.forgotten: dict[int, Position] = {}
+        """Publications that a restart has forgotten: who was not fed them cannot know of them,
+        unless somebody has testified to them."""
+        self.passed: set[int] = set()
+        """Those of them that it went past, and was told of no loss since."""
+        self.testified: set[int] = set()
         self.read = 0
         """How much of what was fed has been looked at. The rest is what it has told so far:"""
         self.at = Position("", 0)
@@ -397,7 +433,9 @@ class FollowerMachine(RuleBasedStateMachine):
     @rule(forgotten=st.integers(0, 3), arrived=st.integers(0, 3), answered=st.booleans())
     def restart(self, forgotten: int, arrived: int, answered: bool) -> None:
         """Every connection ends with the server, and what is on its way may be lost."""
-        self.forgotten |= self.stream.restart(forgotten)
+        gone = self.stream.restart(forgotten)
+        given = self.stream.given.values()
+        self.forgotten |= {each.number: each.position for each in given if each.number in gone}
         self.interrupt(arrived)
         if not answered:
             self.first = self.found = None
@@ -409,6 +447,18 @@ class FollowerMachine(RuleBasedStateMachine):
     def lose(self) -> None:
         self.stream.lose()
         self.silently = True
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.forgotten)
+    def testify(self, data: st.DataObject) -> None:
+        """Another worker tells the shard what that has forgotten."""
+        number = data.draw(st.sampled_from(sorted(self.forgotten)))
+        before = self.stream.position
+        self.stream.page(Want(since=self.forgotten[number], limit=0), follows=True)
+        if self.stream.position != before:
+            self.testified.add(number)
+            if self.subscribed:
+                self.wire.append(b"!")
 
     # What arrives
 
@@ -517,6 +567,7 @@ class FollowerMachine(RuleBasedStateMachine):
                 assert publication.offset == self.at.offset
             elif isinstance(publication, Loss):
                 self.told_of_loss = True
+                self.passed.clear()
             else:
                 assert position == Position(self.at.epoch, self.at.offset + 1)
                 given = self.stream.given[publication.data]
@@ -530,8 +581,11 @@ class FollowerMachine(RuleBasedStateMachine):
 
     def excuse_what_is_missing_before(self, number: int) -> None:
         assert number > self.newest, "it was fed before, or is overtaken"
-        missing = set(range(self.newest + 1, number)) - self.forgotten
-        assert not missing or self.told_of_loss, f"{sorted(missing)} are missing"
+        missing = set(range(self.newest + 1, number))
+        if not self.told_of_loss:
+            self.passed |= missing & self.forgotten.keys()
+            missing -= self.passed
+            assert not missing, f"{sorted(missing)} are missing"
         self.told_of_loss = False
 
     def teardown(self) -> None:
@@ -559,6 +613,7 @@ class FollowerMachine(RuleBasedStateMachine):
         self.what_is_fed_is_in_order_and_complete()
         assert self.at == self.stream.position
         self.excuse_what_is_missing_before(len(self.stream.given) + 1)
+        assert not self.passed & self.testified
 
     def is_asked(self) -> bool:
         on_the_way = self.found is not None or self.page is not None

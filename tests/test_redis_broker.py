@@ -9,25 +9,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import NamedTuple
 
 import pytest
 
 from clarion_fanout.broker import BrokerUnavailable, HistoryOptions, Want
-from clarion_fanout.publication import Draft, Position, Receipt
+from clarion_fanout.publication import Draft, Loss, Position, Publication, Receipt, Turn
 from clarion_fanout.redis_address import parse
 from clarion_fanout.redis_broker import RedisBroker
 from clarion_fanout.redis_keys import Keys
 from clarion_fanout.redis_shard import ShardOptions
 from clarion_fanout.redis_shards import shards_of
-from support.bad_network import bad_network
+from support.bad_network import BadNetwork, bad_network
 from support.brokers import Recorder, RedisBrokerFactory
 from support.naive_stream import TOPIC, numbers
 from support.redis_servers import RedisServer, eventually
 from support.redis_shared import shared_servers
 from support.staged_shards import StagedShard, StagedShards, broker_over
-from support.waiting import DEADLINE
+from support.waiting import DEADLINE, until
 
 
 class Staged(NamedTuple):
@@ -145,51 +145,141 @@ async def test_who_missed_what_somebody_deleted_is_told(deleted: int) -> None:
         await factory.close()
 
 
-async def test_what_waits_for_a_connection_is_not_published_in_the_reign_before() -> None:
+# Replicas that take over
+
+
+class Reaching(NamedTuple):
+    """A broker, what it feeds, and its way to the shard."""
+
+    broker: RedisBroker
+    feed: Recorder
+    network: BadNetwork
+
+    async def publish(self, data: bytes) -> Position:
+        (receipt,) = await self.broker.publish([Draft(TOPIC, data)])
+        assert isinstance(receipt, Receipt), receipt
+        assert receipt.position is not None
+        return receipt.position
+
+    async def publish_at_last(self, data: bytes) -> Position:
+        """Tries until it is accepted."""
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                with suppress(AssertionError):
+                    return await self.publish(data)
+                await asyncio.sleep(0.01)
+
+    async def follow(self) -> None:
+        if not self.broker.attach(TOPIC):
+            await self.broker.attached(TOPIC)
+
+
+class Pair:
+    """A primary and its replica, which brokers reach over networks of their own."""
+
+    def __init__(self, primary: RedisServer, replica: RedisServer, stack: AsyncExitStack) -> None:
+        self._primary = primary
+        self._replica = replica
+        self._stack = stack
+        self._networks: list[BadNetwork] = []
+
+    async def broker(self) -> Reaching:
+        network = await self._stack.enter_async_context(bad_network(self._primary.port))
+        self._networks.append(network)
+        url = f"redis://127.0.0.1:{network.port}/0?name=s"
+        keys, options = Keys(), ShardOptions(timeout_s=0.5, probe_s=0.1)
+        broker = RedisBroker(
+            shards_of([parse(url)], keys=keys, worker=f"{network.port}", options=options),
+            keys=keys,
+            history=lambda _: HistoryOptions(1000, 3600),
+            now=lambda: int(time.time() * 1000),
+        )
+        feed = Recorder()
+        await broker.start(feed)
+        self._stack.push_async_callback(broker.close)
+        return Reaching(broker, feed, network)
+
+    async def detach(self) -> None:
+        """What is published from now on the replica does not get."""
+        await self._replica.command("REPLICAOF", "127.0.0.1", self._primary.port)
+        await eventually(self._is_level)
+        await self._replica.command("REPLICAOF", "NO", "ONE")
+
+    async def _is_level(self) -> bool:
+        ours, theirs = [await each.info("replication") for each in (self._replica, self._primary)]
+        up = ours.get("master_link_status") == "up"
+        return up and ours["slave_repl_offset"] == theirs["master_repl_offset"]
+
+    def fail_over(self) -> None:
+        """The primary is gone, and the replica in its place, for all who ask."""
+        for network in self._networks:
+            network.point(self._replica.port)
+            network.cut()
+            network.flow()
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[Pair]:
+    async with AsyncExitStack() as stack:
+        primary = await stack.enter_async_context(RedisServer("repl-diskless-sync-delay 0"))
+        replica = await stack.enter_async_context(RedisServer())
+        yield Pair(primary, replica, stack)
+
+
+async def test_what_waits_for_a_connection_is_not_published_in_the_reign_before(pair: Pair) -> None:
     """A primary is replaced by a replica that has missed its last publication, so fast that
     publishers wait. The offset of that publication is given out again, but in another epoch."""
-    quick = "repl-diskless-sync-delay 0"
-    async with (
-        RedisServer(quick) as first,
-        RedisServer() as second,
-        bad_network(first.port) as network,
-    ):
-        broker = broker_at(f"redis://127.0.0.1:{network.port}")
-        await broker.start(Recorder())
-        try:
-            (before,) = await broker.publish([Draft(TOPIC, b"1")])
-            await second.command("REPLICAOF", "127.0.0.1", first.port)
-            await eventually(lambda: _has_caught_up(second))
-            await second.command("REPLICAOF", "NO", "ONE")
-            (missed,) = await broker.publish([Draft(TOPIC, b"2")])
-            network.point(second.port)
-            network.cut()
-            [shard] = broker.shards.all()
-            async with asyncio.timeout(DEADLINE):
-                while shard.available:  # noqa: ASYNC110 - the pause that it notices is short
-                    await asyncio.sleep(0)
-                (waited,) = await broker.publish([Draft(TOPIC, b"3")])
-                assert isinstance(waited, BrokerUnavailable)
-                (after,) = await broker.publish([Draft(TOPIC, b"4")])
-        finally:
-            await broker.close()
-    positions = [each.position for each in (before, missed, after) if isinstance(each, Receipt)]
-    assert [position.offset for position in positions if position] == [1, 2, 2]
-    assert positions[1] != positions[2]
+    one = await pair.broker()
+    before = await one.publish(b"1")
+    await pair.detach()
+    missed = await one.publish(b"2")
+    pair.fail_over()
+    [shard] = one.broker.shards.all()
+    while shard.available:  # noqa: ASYNC110 - the pause that it notices is short
+        await asyncio.sleep(0)
+    (waited,) = await one.broker.publish([Draft(TOPIC, b"3")])
+    assert isinstance(waited, BrokerUnavailable)
+    after = await one.publish(b"4")
+    assert [each.offset for each in (before, missed, after)] == [1, 2, 2]
+    assert before.epoch == missed.epoch != after.epoch
 
 
-def broker_at(url: str) -> RedisBroker:
-    """A broker with one shard. It is not started."""
-    keys = Keys()
-    shards = shards_of([parse(url)], keys=keys, worker="w", options=ShardOptions())
-    return RedisBroker(
-        shards,
-        keys=keys,
-        history=lambda _: HistoryOptions(1000, 3600),
-        now=lambda: int(time.time() * 1000),
-    )
+async def test_a_failover_that_loses_nothing_is_a_turn(pair: Pair) -> None:
+    one, other = await pair.broker(), await pair.broker()
+    await one.publish(b"1")
+    await other.follow()
+    await one.publish(b"2")
+    await other.feed.expect(TOPIC, b"2")
+    await pair.detach()
+    pair.fail_over()
+    await one.publish_at_last(b"3")
+    await until(lambda: numbers(other.feed.publications) == [2, 3])
+    await until(lambda: one.broker.witness.testimonies > 0)
+    await one.publish(b"4")
+    await other.feed.expect(TOPIC, b"4")
+    kinds = [type(each) for each in other.feed.publications]
+    assert kinds == [Publication, Turn, Publication, Publication]
 
 
-async def _has_caught_up(replica: RedisServer) -> bool:
-    facts = await replica.info("replication")
-    return facts.get("master_link_status") == "up"
+@pytest.mark.parametrize("published", [0, 2])
+async def test_what_only_its_publisher_knew_is_told_to_be_lost(pair: Pair, published: int) -> None:
+    """Another worker did not get it before it was gone. It is at a position that is still good,
+    and so are its clients; but something was acknowledged that they will never see."""
+    one, other = await pair.broker(), await pair.broker()
+    first = await one.publish(b"1")
+    await other.follow()
+    await pair.detach()
+    other.network.stall()
+    await one.publish(b"2")
+    pair.fail_over()
+    for number in range(published):
+        await other.publish_at_last(b"%d" % (3 + number))
+    await until(lambda: any(isinstance(each, Loss) for each in other.feed.publications))
+    await until(lambda: numbers(other.feed.publications) == [3, 4][:published])
+    page = await other.broker.read(TOPIC, Want(limit=0))
+    last = other.feed.publications[-1]
+    assert page.position == Position(last.epoch, last.offset)
+    assert last.offset == 1 + published
+    # It is told once, and who was not there then learns it when he comes back.
+    assert [type(each) for each in other.feed.publications].count(Loss) == 1
+    assert not (await one.broker.read(TOPIC, Want(since=first))).complete

@@ -63,7 +63,7 @@ class Follower:
     __slots__ = (
         "_arrivals",
         "_desk",
-        "_interrupted",
+        "_doubted",
         "_mark",
         "_waiting",
         "confirmations",
@@ -83,7 +83,7 @@ class Follower:
         self._mark = b""  # the epoch as it stands in payloads
         self._desk = desk
         self._waiting: list[Publication] = []
-        self._interrupted = False  # since a page was asked for, perhaps
+        self._doubted = False  # while a page was on its way, which may be older than the doubt
         self._arrivals: list[tuple[Callable[[], bool], asyncio.Future[None]]] | None = None
 
     @property
@@ -132,8 +132,7 @@ class Follower:
             # The first page is read after this, and has it unless it is gone.
             self._waiting.clear()
         elif self.state is State.BEHIND:
-            # The page that is on its way may be older than what was missed.
-            self._interrupted = True
+            self._doubted = True
         else:
             self._desk.doubtful(self)
         self._confirm()
@@ -159,9 +158,11 @@ class Follower:
         return offset > self.offset
 
     def doubt(self) -> None:
-        """Asks for a page: something should have come by now."""
+        """Asks for a page: something should have come by now, or has happened to the stream."""
         if self.state is State.LIVE:
             self._fall_behind()
+        elif self.state is State.BEHIND:
+            self._doubted = True
 
     def page(self, page: Page) -> None:
         """Takes the page that follows the position: what of the stream was not fed yet. If it is
@@ -221,8 +222,8 @@ class Follower:
                 missing = True
         if missing:
             self._fall_behind()
-        elif self._interrupted:
-            self._interrupted = False
+        elif self._doubted:
+            self._doubted = False
             self._desk.doubtful(self)
         self._arrive()
 

@@ -13,9 +13,9 @@
 -- Or 'SEALED': the stream has moved to another shard. Or 'EMPTY': it has yet to come.
 --
 -- Meta is a hash: e epoch, o offset of the newest message, r reign it was published in, l lineage:
--- 'epoch:offset ...', up to where older epochs are part of this one, the newest first; x when the
--- expiry of both keys was set last: doing it each time would be a sixth of the work (measured);
--- m: sealed.
+-- 'epoch:offset ...', up to where older epochs are part of this one, the newest first, with '!' where
+-- something is missing since (see read.lua); x when the expiry of both keys was set last: doing it
+-- each time would be a sixth of the work (measured); m: sealed.
 
 local key = KEYS[3]
 if key then

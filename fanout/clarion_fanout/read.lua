@@ -7,11 +7,17 @@
 --       6 messages accepted before this time, ms, are too old
 --       7 an epoch that was never used   8 reign   9 ms that the position is kept; '0': a question
 --       alone leaves nothing behind   10 '0': a stream that is not here has yet to come
+--       11 'PUBLISH' or 'SPUBLISH'
 -- Returns {epoch, offset of the newest, 1 if nothing is missing, {{id, {'d', data}}, ...}}, or
 -- 'SEALED': the stream has moved to another shard, or 'EMPTY': it has yet to come.
 --
 -- Since a position that is not the stream's: everything that is kept. Follow differs in this: what
 -- was given out before the stream turned away from that position is left out, as it was fed.
+--
+-- Whoever follows has been at that position. So if the stream knows its epoch, but nothing beyond a
+-- smaller offset, it has lost something, and whoever stands before that has missed it without
+-- knowing. Then another epoch begins, of which nobody is told that it continues the old one
+-- completely ('!' in the lineage). That is done once; followers are told by the payload '!'.
 
 local meta = redis.call('HMGET', KEYS[1], 'e', 'o', 'l', 'm')
 local epoch = meta[1]
@@ -63,24 +69,36 @@ end
 local from, to, complete = first, newest, 1
 if ARGV[1] == 'since' or ARGV[1] == 'follow' then
   local offset = tonumber(ARGV[3])
-  -- Up to where that epoch is part of the stream.
-  local limit = -1
+  -- Up to where that epoch is part of the stream, and whether nothing is missing since.
+  local limit, whole = -1, true
   if ARGV[2] == epoch then
     limit = newest
   else
-    for ancestor, last in string.gmatch(meta[3] or '', '(%S+):(%d+)') do
+    for ancestor, last, mark in string.gmatch(meta[3] or '', '(%S+):(%d+)(!?)') do
       if ancestor == ARGV[2] then
-        limit = tonumber(last)
+        limit, whole = tonumber(last), mark == ''
         break
       end
     end
   end
   local known = offset <= limit
+  if ARGV[1] == 'follow' and limit >= 0 and not known and whole then
+    local lineage = epoch .. ':' .. newest .. '!'
+    local kept = 1
+    for entry in string.gmatch(meta[3] or '', '[^ !]+') do
+      if kept == 8 then break end
+      lineage = lineage .. ' ' .. entry .. '!'
+      kept = kept + 1
+    end
+    epoch = ARGV[7]
+    redis.call('HSET', KEYS[1], 'e', epoch, 'r', ARGV[8], 'l', lineage)
+    redis.call(ARGV[11], string.match(KEYS[1], '{(.*)}'), '!')
+  end
   if ARGV[5] == '1' then
     complete = known and 1 or 0
     to = known and offset - 1 or 0
   else
-    complete = known and offset + 1 >= first and 1 or 0
+    complete = known and whole and offset + 1 >= first and 1 or 0
     if known then
       from = math.max(offset + 1, first)
     elseif ARGV[1] == 'follow' then

@@ -9,6 +9,8 @@ Following      A `Follower` for each attached topic feeds the next offset at onc
                comes makes it ask for a page of the stream, which the `Mender` gets.
 Reading        A fresh subscription of a topic that is followed, and a client that missed nothing,
                are answered from what the follower knows; all else by the `Reader`.
+Witnessing     What was acknowledged is remembered, to notice when a shard has forgotten it: see
+               `Witness`.
 Quick          What a backend publishes itself on a topic's channel is checked and fed, without a
                position.
 """
@@ -40,6 +42,7 @@ from clarion_fanout.redis_scripts import PUBLISH, PUBLISH_ONCE
 from clarion_fanout.redis_shard import Shard
 from clarion_fanout.redis_shards import Shards
 from clarion_fanout.redis_wire import Reply, pack
+from clarion_fanout.redis_witness import Witness
 from clarion_fanout.tasks import Tasks
 
 log = logging.getLogger(__name__)
@@ -114,6 +117,7 @@ class RedisBroker:
             followers=self._followers,
             is_current=lambda follower: self._listeners.get(follower.topic) is follower,
         )
+        self.witness = Witness(shards, reader=self.reader, tasks=self._tasks)
         self.quick = 0
         """Publications that backends published past our API, of topics we listen to."""
         self.quick_refused = 0
@@ -124,6 +128,7 @@ class RedisBroker:
         self.shards.on_move = self._follow_elsewhere
         await self.shards.start(self._tasks)
         self.mender.start()
+        self.witness.start()
 
     async def close(self) -> None:
         self._feed = None
@@ -176,8 +181,10 @@ class RedisBroker:
                     answer = BrokerUnavailable("what comes before it was not published")
                 if answer is None:
                     again.append(place)
-                else:
-                    answers[place] = answer
+                    continue
+                answers[place] = answer
+                if type(answer) is Receipt and answer.position and not answer.duplicate:
+                    self.witness.acknowledged(answer.topic, answer.position)
             if not again:
                 break
             # The shard's data may have stepped back since we looked; so look, and say so.

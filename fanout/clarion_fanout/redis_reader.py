@@ -40,7 +40,7 @@ Waiting: TypeAlias = dict[Want, list[asyncio.Future[Page]]]
 
 
 class Question(NamedTuple):
-    """What is asked of a stream. follows: on behalf of a follower, see read.lua."""
+    """What is asked of a stream. follows: by somebody who was at that position, see read.lua."""
 
     topic: str
     want: Want
@@ -229,6 +229,7 @@ class Reader:
             self._shards.of(topic).reign,
             kept + POSITION_SECONDS * 1000 if self._listening(topic) else 0,
             int(self._shards.begins(topic)),
+            b"SPUBLISH" if self._shards.sharded else b"PUBLISH",
         )
         return READ.packed([self._keys.meta(topic), self._keys.stream(topic)], arguments)
 

@@ -34,7 +34,8 @@ class NaiveStream:
         """Likewise, with what was trimmed and cut out."""
         self.given: dict[bytes, Given] = {}
         """Everything that was ever published, by its data."""
-        self._lineage: list[tuple[str, int]] = []
+        self._lineage: list[tuple[str, int, bool]] = []
+        """Former epochs: up to where they are part of it, and whether nothing is missing since."""
         self._turns = False  # with the next publication
 
     def publish(self) -> bytes:
@@ -42,7 +43,7 @@ class NaiveStream:
         epoch, offset = self.position
         if self._turns:
             self._turns = False
-            self._lineage.insert(0, (epoch, offset))
+            self._lineage.insert(0, (epoch, offset, True))
             epoch = self._fresh()
         self._numbers += 1
         data = b"%d" % self._numbers
@@ -95,10 +96,13 @@ class NaiveStream:
         newest = self.position.offset
         since, complete = 0, True
         if want.since is not None:
-            limit = self._limit(want.since.epoch)
+            limit, whole = self._reach(want.since.epoch)
             known = want.since.offset <= limit
+            if follows and not known and whole and limit >= 0:
+                self._admit_a_loss()
             since = want.since.offset if known else limit if follows else 0
-            complete = known and want.since.offset + 1 >= min(self.kept, default=newest + 1)
+            oldest = min(self.kept, default=newest + 1)
+            complete = known and whole and want.since.offset + 1 >= oldest
         elif want.last:
             since = newest - want.last
         offsets = [offset for offset in self.kept if offset > since]
@@ -108,10 +112,18 @@ class NaiveStream:
             offsets = offsets[: want.limit]
         return Page(self.position, [self._publication(offset) for offset in offsets], complete)
 
-    def _limit(self, epoch: str) -> int:
-        """Up to where an epoch is part of the stream."""
-        known = [(self.position.epoch, self.position.offset), *self._lineage]
-        return next((limit for name, limit in known if name == epoch), -1)
+    def _reach(self, epoch: str) -> tuple[int, bool]:
+        """Up to where an epoch is part of the stream, and whether nothing is missing since."""
+        known = [(self.position.epoch, self.position.offset, True), *self._lineage]
+        return next(((limit, whole) for name, limit, whole in known if name == epoch), (-1, True))
+
+    def _admit_a_loss(self) -> None:
+        """Somebody was at a position beyond what is left."""
+        epoch, offset = self.position
+        former = [(epoch, offset, True), *self._lineage]
+        self._lineage = [(name, limit, False) for name, limit, _ in former]
+        self.position = Position(self._fresh(), offset)
+        self._turns = False
 
     def _publication(self, offset: int) -> Publication:
         number = self.kept[offset].number
