@@ -7,7 +7,8 @@ is all in the slot of the channel: one script can work on it, and `SPUBLISH` rea
     clarion:h:{clarion:t:<topic>}     the stream
     clarion:m:{clarion:t:<topic>}     its epoch, offset, reign and lineage
     clarion:i:{clarion:t:<topic>}:<key>   a publisher's idempotency key
-    clarion:p:{clarion:t:<topic>}...  presence
+    clarion:p:{clarion:t:<topic>}:m, :c   its members, or how many of each worker
+    clarion:p:{clarion:t:<topic>}:l, :cl  until when these workers are to be believed
     clarion:inbox, clarion:inbox:dead     what backends want published
     clarion:o:{clarion:inbox}         the worker that publishes it, for now
     clarion:e:{clarion:t:<topic>}:...     an entry of an inbox that was published
@@ -16,8 +17,10 @@ is all in the slot of the channel: one script can work on it, and `SPUBLISH` rea
     clarion:control                   what is asked of all workers
     clarion:control:<worker>          what is answered to one
 
-A payload on a topic's channel begins with `#` when a worker published it (see publish.lua); JSON
-cannot begin so. Everything else is what a backend published itself: the data and nothing else.
+A payload on a topic's channel begins with `#` when a worker published it (see publish.lua), with
+`>` or `<` when a member joined or left (presence.lua), and is `!` when listeners are to look at the
+stream (seal.lua); JSON cannot begin so. Everything else is what a backend published itself: the data
+and nothing else.
 
 In a cluster the last three exist several times, in slots of different nodes: there `lane` follows
 on their first two parts. See `redis_lanes`.
