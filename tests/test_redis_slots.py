@@ -41,9 +41,9 @@ class Place:
         self.listeners: dict[bytes, Listener] = {}
         self.probed = 0
 
-    def listen(self, channel: bytes, listener: Listener) -> bool:
-        self.listeners[channel] = listener
-        return False
+    def adopt(self, slot: int, listeners: dict[bytes, Listener]) -> None:
+        assert {slot_of(channel) for channel in listeners} == {slot}
+        self.listeners.update(listeners)
 
     def release(self, slot: int) -> dict[bytes, Listener]:
         released = {c: each for c, each in self.listeners.items() if slot_of(c) == slot}
@@ -83,7 +83,7 @@ def test_at_first_all_slots_are_nobodys() -> None:
 def test_a_layout_is_adopted_and_listeners_move_with_it() -> None:
     table = Table()
     ear = Ear(b"a", int)
-    table.slots.owners[A].listen(b"a", ear)
+    table.slots.owners[A].adopt(A, {b"a": ear})
     assert table.slots.adopt(HALVES)
     assert table.slots.complete
     assert [home.name for home in table.slots.homes] == ["n:1", "n:2"]
@@ -97,7 +97,7 @@ def test_a_slot_that_was_learned_of_moves_alone() -> None:
     table = Table()
     table.slots.adopt(HALVES)
     ear = Ear(b"a", int)
-    table.slots.owners[A].listen(b"a", ear)
+    table.slots.owners[A].adopt(A, {b"a": ear})
     table.slots.learn(A, "n:3", now=1)
     assert table.slots.owners[A] is table.places["n:3"]
     assert table.places["n:3"].listeners == {b"a": ear}
@@ -145,7 +145,7 @@ def test_a_node_that_loses_all_its_slots_is_not_told_to_look_for_one() -> None:
 def test_slots_that_are_missing_in_a_layout_are_nobodys() -> None:
     table = Table()
     table.slots.adopt(HALVES)
-    table.slots.owners[A].listen(b"a", ear := Ear(b"a", int))
+    table.slots.owners[A].adopt(A, {b"a": (ear := Ear(b"a", int))})
     table.slots.adopt(HALVES[:1])
     assert not table.slots.complete
     assert table.nobody in table.slots.homes
@@ -186,6 +186,10 @@ class ModelNode:
 
     def release(self, slot: int) -> dict[bytes, Listener]:
         return self.subscriptions.release(slot)
+
+    def adopt(self, slot: int, listeners: dict[bytes, Listener]) -> None:
+        self.subscriptions.adopt(slot, listeners)
+        self.flush()
 
     def renew_probe(self) -> None:
         pass

@@ -379,7 +379,7 @@ class ShardCluster(Fixed):
             return channel
         if shard not in self._slots.homes:
             return None
-        # Some three attempts; where a node has a single slot of all, 16,384 or 4 ms.
+        # Some three attempts; where a node has a single slot of all, some 16,384, or 4 ms.
         crc = crc_hqx(self._keys.probe(self._worker, 0)[:-1], 0)
         number = next(n for n in count() if owners[crc_hqx(b"%d" % n, crc) % SLOTS] is shard)
         channel = self._probes[shard] = self._keys.probe(self._worker, number)

@@ -80,6 +80,11 @@ class Intake:
             self._flush_soon()
         return done
 
+    def adopt(self, slot: int, listeners: dict[bytes, Listener]) -> None:
+        """See `Subscriptions.adopt`."""
+        self.subscriptions.adopt(slot, listeners)
+        self._flush_soon()
+
     @property
     def probing(self) -> bytes | None:
         """The channel of the probes, when they would come back."""

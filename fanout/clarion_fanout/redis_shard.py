@@ -302,6 +302,10 @@ class Shard:
         """Gives away the listeners of a slot; see `Subscriptions.release`."""
         return self.subscriptions.release(slot)
 
+    def adopt(self, slot: int, listeners: dict[bytes, Listener]) -> None:
+        """Takes in listeners of a slot, which was elsewhere until now."""
+        self._intake.adopt(slot, listeners)
+
     def renew_probe(self) -> None:
         """Looks for the channel of the probes anew."""
         self._intake.renew_probe()

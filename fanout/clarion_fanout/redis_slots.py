@@ -47,12 +47,12 @@ class Range(NamedTuple):
 class Home(Protocol):
     """Where the listeners of a node's slots are."""
 
-    def listen(self, channel: bytes, listener: Listener) -> bool:
-        """Takes in a listener."""
+    def release(self, slot: int) -> dict[bytes, Listener]:
+        """Gives away all listeners of a slot, by channel."""
         ...
 
-    def release(self, slot: int) -> dict[bytes, Listener]:
-        """Gives away all listeners of a slot."""
+    def adopt(self, slot: int, listeners: dict[bytes, Listener]) -> None:
+        """Takes in listeners of a slot."""
         ...
 
     def renew_probe(self) -> None:
@@ -129,8 +129,8 @@ class Slots(Generic[H]):
         for home in {**dict.fromkeys(before.values()), **dict.fromkeys(moves.values())}:
             home.renew_probe()
         for slot, old in before.items():
-            for channel, listener in old.release(slot).items():
-                moves[slot].listen(channel, listener)
+            if listeners := old.release(slot):
+                moves[slot].adopt(slot, listeners)
         for home in empty:
             if home is not self._nobody:
                 self._left(home)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from itertools import islice
 from typing import NamedTuple, Protocol
 
@@ -151,15 +151,27 @@ class Subscriptions:
         """Takes out all listeners of a slot, without a word to Redis, which ends subscriptions of
         a slot that it gives away. Those who linger are dropped; the others are to be heard of
         elsewhere."""
-        released: dict[bytes, Listener] = {}
-        for channel in self._slots.pop(slot, ()):
-            lingers = channel in self._lingering
-            listener = self._remove(channel)
-            if lingers:
-                listener.dropped()
-            else:
-                released[channel] = listener
+        channels = self._slots.pop(slot, None)
+        if channels is None:
+            return {}
+        # A node may lose all its slots at once, with tens of thousands of channels.
+        released = {channel: self.listeners.pop(channel) for channel in channels}
+        self.confirmed -= channels
+        for waiting in (self._queue, self._ended):
+            if waiting:
+                for channel in channels:
+                    waiting.pop(channel, None)
+        if self._lingering:
+            for channel in channels:
+                if self._lingering.pop(channel, None) is not None:
+                    released.pop(channel).dropped()
         return released
+
+    def adopt(self, slot: int, listeners: Mapping[bytes, Listener]) -> None:
+        """Wants to hear, for listeners that were released elsewhere, the channels of a slot."""
+        self.listeners.update(listeners)
+        self._queue.update(dict.fromkeys(listeners))
+        self._slots.setdefault(slot, set()).update(listeners)
 
     # The connection
 
