@@ -386,11 +386,21 @@ async def test_a_topic_that_redis_refuses_harms_no_other(crew: Crew, server: Red
     _, members = member_keys(Keys(), "members:bad")
     await server.command("SET", members, "no sorted set")
     worker.opened.enter("members:bad", "c-1")
-    worker.opened.enter("members:good", "c-1")
+    for topic in ("members:good", "count:good"):
+        worker.opened.enter(topic, "c-1")
     with pytest.raises(BrokerUnavailable, match="WRONGTYPE"):
         await worker.presence.read("members:bad", 10)
     assert await seen(worker, "members:good") == shown("c-1")
-    await server.command("DEL", members)
+    # Nor does one that was good until now, and is renewed together with them.
+    leases, _ = member_keys(Keys(), "members:later")
+    worker.opened.enter("members:later", "c-1")
+    assert await seen(worker, "members:later") == shown("c-1")
+    await server.command("RENAME", members, leases)
+    failures = worker.presence.failures
+    await until(lambda: worker.presence.failures > failures)
+    await asyncio.sleep(2 * LEASE)  # leases that nobody renews would be over by then
+    assert await seen(worker, "members:good") == shown("c-1")
+    assert await worker.opened.population("count:good") == 1
     await eventually(sees(worker, "members:bad", shown("c-1")))
 
 

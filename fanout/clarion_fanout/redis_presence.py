@@ -55,6 +55,9 @@ TICK_SECONDS = 0.1
 PAUSE_SECONDS = 0.25
 """Before another attempt at a shard that is away."""
 
+COMPLAINT_SECONDS = 60.0
+"""Between two lines in the log about calls that Redis refuses: each is made again soon."""
+
 CLOSE_SECONDS = 2.0
 """For telling what is left in the end: 100,000 departures take one."""
 
@@ -97,7 +100,9 @@ class RedisPresence:
         self._flying: set[str] = set()  # shards that somebody flies to
         self._landed = asyncio.Event()
         self._landed.set()
+        self._complained = float("-inf")
         self._closing = False
+        self._closed = False
         self.members = 0
         self.announced = 0
         self.removed = 0
@@ -118,6 +123,7 @@ class RedisPresence:
                 await self._landed.wait()
         except TimeoutError:
             log.warning("departures could not be told in time; they show when the lease is over")
+        self._closed = True
         await self._tasks.close()
 
     # Coming and going
@@ -166,7 +172,7 @@ class RedisPresence:
 
     def _mark(self, room: Room) -> None:
         """Sees to it that a room's shard is called."""
-        if room.aloft:
+        if room.aloft or self._closed:
             return  # it is looked at again when it lands
         try:
             name = self._shards.of(room.topic).name
@@ -255,11 +261,15 @@ class RedisPresence:
 
     def _take_renewal(self, rooms: list[Room], outcome: Reply | BrokerUnavailable) -> bool:
         """Likewise, of the call that renews the leases of several."""
-        if isinstance(outcome, BrokerUnavailable | hiredis.ReplyError):
+        if isinstance(outcome, BrokerUnavailable):
             for room in rooms:
                 self._failed(room, outcome)
-            return not isinstance(outcome, BrokerUnavailable)
-        irregular = set(cast("list[int]", outcome))
+            return False
+        if isinstance(outcome, hiredis.ReplyError):
+            # It may be about one of them: each has a call of its own next.
+            irregular = set(range(1, len(rooms) + 1))
+        else:
+            irregular = set(cast("list[int]", outcome))
         for place, room in enumerate(rooms, 1):
             room.lease_renewed(place not in irregular)
             self._go_on(room, place in irregular or room.unsettled)
@@ -282,7 +292,10 @@ class RedisPresence:
             if self._rooms.get(room.topic) is room:
                 self._changed(room)
         else:
-            log.error("presence of a topic at shard %s: Redis answered %s", room.shard, error)
+            now = time.monotonic()
+            if now - self._complained > COMPLAINT_SECONDS:
+                self._complained = now
+                log.warning("presence of %s: shard %s answered %s", room.topic, room.shard, error)
             room.lost(BrokerUnavailable(f"the topic's shard answered {error}"))
             self._refused.append(room)
 
