@@ -378,6 +378,49 @@ async def test_a_worker_ends_in_time_though_its_shard_is_away() -> None:
         server.go_on()
 
 
+# Many questions
+
+
+async def test_a_thousand_who_ask_the_same_together_cost_two_questions(
+    crew: Crew, server: RedisServer
+) -> None:
+    worker = await crew.joins(lease_s=60)
+    worker.opened.enter("members:a", "c-1")
+    await seen(worker, "members:a")
+
+    async def asked() -> int:
+        info = await server.info("commandstats")
+        return int(info["cmdstat_evalsha"].split(",")[0].removeprefix("calls="))
+
+    before = await asked()
+    async with asyncio.TaskGroup() as group:
+        first = [group.create_task(worker.presence.read("members:a", 10)) for _ in range(500)]
+        await asyncio.sleep(0)
+        worker.opened.enter("members:a", "c-2")
+        later = [group.create_task(worker.presence.read("members:a", 10)) for _ in range(500)]
+        first[0].cancel()
+        later[0].cancel()
+    assert {task.result().count for task in first[1:]} <= {1, 2}
+    assert {task.result().count for task in later[1:]} == {2}
+    assert await asked() - before <= 4  # one of them told of the second member
+
+
+async def test_those_who_wait_for_an_answer_are_told_when_it_does_not_come() -> None:
+    async with RedisServer() as server, crew_of(server) as crew:
+        worker = await crew.joins(lease_s=60)
+        worker.opened.enter("members:a", "c-1")
+        await seen(worker, "members:a")
+        server.stop()
+        questions = [worker.presence.read("members:a", 10) for _ in range(3)]
+        errors = await asyncio.gather(*questions, return_exceptions=True)
+        assert [type(error) for error in errors] == [BrokerUnavailable] * 3
+        assert len(set(map(id, errors))) == 3
+        server.go_on()
+        await eventually(sees(worker, "members:a", shown("c-1")))
+    with pytest.raises(BrokerUnavailable):
+        await worker.presence.read("members:a", 10)
+
+
 # Other trouble
 
 

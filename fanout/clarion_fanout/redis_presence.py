@@ -9,6 +9,8 @@ Leases         Each call holds the worker's lease in its topic, for all of its m
                each (presence_renew.lua).
 Others' ends   The same calls remove members of workers whose lease has ended, some at a time, and
                announce it. Redis does one call after another, so it happens once.
+Reading        Of questions that are the same at most one is on its way; those who ask meanwhile
+               share the next. A thousand who come back to a room together cost two.
 Outages        What got no answer is told again. A shard that is away for longer than a lease is
                told everything anew when it is back, and until then nothing is noted for it.
 """
@@ -21,14 +23,22 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from itertools import islice
-from typing import cast
+from typing import NamedTuple, cast
 
 import hiredis
 
 from clarion_fanout.broker import BrokerUnavailable
 from clarion_fanout.presence import Keeping, PresencePage, member_json
 from clarion_fanout.redis_keys import Keys
-from clarion_fanout.redis_room import CountRoom, House, MemberRoom, Room, count_keys, member_keys
+from clarion_fanout.redis_room import (
+    CountRoom,
+    House,
+    MemberRoom,
+    Room,
+    count_keys,
+    fail,
+    member_keys,
+)
 from clarion_fanout.redis_scripts import PRESENCE_COUNT, PRESENCE_READ, PRESENCE_RENEW
 from clarion_fanout.redis_shards import Shards
 from clarion_fanout.redis_wire import Reply
@@ -60,6 +70,12 @@ COMPLAINT_SECONDS = 60.0
 
 CLOSE_SECONDS = 2.0
 """For telling what is left in the end: 100,000 departures take one."""
+
+
+class _Question(NamedTuple):
+    topic: str
+    limit: int
+    after: str
 
 
 class RedisPresence:
@@ -100,6 +116,8 @@ class RedisPresence:
         self._flying: set[str] = set()  # shards that somebody flies to
         self._landed = asyncio.Event()
         self._landed.set()
+        self._questions: dict[_Question, list[asyncio.Future[PresencePage]]] = {}  # to be asked
+        self._asked: set[_Question] = set()
         self._complained = float("-inf")
         self._closing = False
         self._closed = False
@@ -329,6 +347,37 @@ class RedisPresence:
     # Reading
 
     async def read(self, topic: str, limit: int, after: str = "") -> PresencePage:
+        if self._closed:
+            raise BrokerUnavailable("the server is ending")
+        question = _Question(topic, limit, after)
+        future: asyncio.Future[PresencePage] = asyncio.get_running_loop().create_future()
+        self._questions.setdefault(question, []).append(future)
+        if question not in self._asked:
+            self._asked.add(question)
+            self._tasks.start(self._ask_for_all(question), "read presence")
+        return await future
+
+    async def _ask_for_all(self, question: _Question) -> None:
+        """Asks as long as somebody waits for the answer."""
+        try:
+            while waiting := self._questions.pop(question, None):
+                try:
+                    page = await self._answer(question)
+                except BrokerUnavailable as error:
+                    fail(waiting, error)
+                except BaseException:
+                    fail(waiting, BrokerUnavailable("the server is ending"))
+                    raise
+                else:
+                    for future in waiting:
+                        if not future.done():
+                            future.set_result(page)
+        finally:
+            self._asked.discard(question)
+            fail(self._questions.pop(question, []), BrokerUnavailable("the server is ending"))
+
+    async def _answer(self, question: _Question) -> PresencePage:
+        topic = question.topic
         try:
             async with asyncio.timeout(self._timeout_s):
                 room = self._rooms.get(topic)
@@ -336,7 +385,7 @@ class RedisPresence:
                     await room.settled()
                 if self._keeps(topic) == "count":
                     return await self._count(topic)
-                return await self._page(topic, limit, after)
+                return await self._page(question)
         except TimeoutError:
             raise BrokerUnavailable("the topic's shard did not answer in time") from None
 
@@ -347,7 +396,8 @@ class RedisPresence:
         self.removed += removed
         return PresencePage(count)
 
-    async def _page(self, topic: str, limit: int, after: str) -> PresencePage:
+    async def _page(self, question: _Question) -> PresencePage:
+        topic, limit, after = question
         # One more, to know whether there is one.
         arguments = (limit + 1 if limit else 0, after.encode())
         packed = PRESENCE_READ.packed(member_keys(self._keys, topic), arguments)

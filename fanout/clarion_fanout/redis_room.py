@@ -15,8 +15,9 @@ members are told again, and we walk through what it has of ours, to take back th
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from itertools import islice
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeVar, cast
 
 import orjson
 
@@ -25,6 +26,8 @@ from clarion_fanout.presence import user_json
 from clarion_fanout.redis_keys import Keys
 from clarion_fanout.redis_scripts import PRESENCE, PRESENCE_COUNT
 from clarion_fanout.redis_wire import Argument, Reply, pack
+
+T = TypeVar("T")
 
 REMOVED = 500
 """Members of dead workers that one call removes: 1 ms, or 2 with announcements, in which Redis does
@@ -78,6 +81,13 @@ class Landing(NamedTuple):
     announced: int = 0
     removed: int = 0
     again: bool = False
+
+
+def fail(waiting: Iterable[asyncio.Future[T]], error: BrokerUnavailable) -> None:
+    """Fails futures. Each gets an exception of its own: who raises one notes in it where it went."""
+    for future in waiting:
+        if not future.done():
+            future.set_exception(BrokerUnavailable(str(error), error.retry_ms))
 
 
 class Room:
@@ -154,9 +164,8 @@ class Room:
     def lost(self, error: BrokerUnavailable) -> None:
         """What is aloft was not answered: nobody knows whether it was executed."""
         self.aloft = False
-        for future in self._waiters():
-            # One each: whoever raises it writes into it where it went.
-            future.set_exception(BrokerUnavailable(str(error), error.retry_ms))
+        waiting, self._waiting = self._waiting, None
+        fail(waiting or (), error)
 
     async def settled(self) -> None:
         """Returns when all that changed before was told. Raises `BrokerUnavailable`."""
@@ -172,12 +181,10 @@ class Room:
         self.aloft = False
         self._regular = True
         self._told = self._loaded
-        for future in self._waiters():
-            future.set_result(None)
-
-    def _waiters(self) -> list[asyncio.Future[None]]:
         waiting, self._waiting = self._waiting, None
-        return [future for future in waiting or () if not future.done()]
+        for future in waiting or ():
+            if not future.done():
+                future.set_result(None)
 
 
 class CountRoom(Room):
