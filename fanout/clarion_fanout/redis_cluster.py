@@ -82,8 +82,14 @@ class _Node(NamedTuple):
 class _Answer(NamedTuple):
     """What a node says of the cluster. addresses: of all its nodes, replicas too."""
 
+    well: bool
     layout: list[Range]
     addresses: list[Address]
+
+    @property
+    def slots(self) -> int:
+        """How many are some node's."""
+        return sum(last + 1 - first for first, last, _ in self.layout)
 
 
 class ShardCluster(Fixed):
@@ -286,16 +292,31 @@ class ShardCluster(Fixed):
 
     async def _refresh(self) -> bool:
         """Asks where the slots are; says whether that has changed."""
+        doubtful: list[_Answer] = []
+
+        def understood(asked: Address, replies: list[Reply]) -> _Answer:
+            answer = self._understood(asked, replies)
+            # One that is cut off from the others sees what was; and one that is about to become a
+            # replica has forgotten its own slots. Another may know better.
+            if not answer.well and (self._nodes or not answer.layout):
+                raise Refusal(f"node {asked} says that the cluster is down")
+            if not answer.well or answer.slots < SLOTS:
+                doubtful.append(answer)
+                raise Refusal(f"node {asked} knows too little")
+            return answer
+
         try:
             answer = await ask_any(
                 self._addresses,
                 [("CLUSTER", "INFO"), ("CLUSTER", "SLOTS")],
                 self._options.timeout_s,
-                self._understood,
+                understood,
             )
         except OSError as error:
-            self._tell(f"nobody can say where its slots are: {error.strerror or error}")
-            return False
+            if not doubtful:
+                self._tell(f"nobody can say where its slots are: {error.strerror or error}")
+                return False
+            answer = max(doubtful, key=lambda answer: answer.slots)
         self.refreshes += 1
         self._addresses = list(dict.fromkeys([*self._seeds, *answer.addresses]))
         news = self._slots.adopt(answer.layout)
@@ -307,7 +328,7 @@ class ShardCluster(Fixed):
         return news
 
     def _understood(self, asked: Address, replies: list[Reply]) -> _Answer:
-        """What a node's answer means. Raises `OSError` if it had better not be believed."""
+        """What a node's answer means."""
         info, slots = cast("tuple[bytes, list[list[Reply]]]", replies)
         layout: list[Range] = []
         addresses: list[Address] = []
@@ -315,10 +336,7 @@ class ShardCluster(Fixed):
             names = [_name(f"{_text(host)}:{port}", asked) for host, port, *_ in nodes]
             layout.append(Range(first, last, names[0]))
             addresses += [self._address(name) for name in names]
-        # A node that is cut off from the others sees what was.
-        if b"cluster_state:ok" not in info and (not layout or len(self._nodes) > 0):
-            raise Refusal(f"node {asked} says that the cluster is down")
-        return _Answer(layout, addresses)
+        return _Answer(b"cluster_state:ok" in info, layout, addresses)
 
     def _changed(self) -> None:
         if self._slots.complete:

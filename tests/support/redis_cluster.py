@@ -137,7 +137,10 @@ class RedisCluster:
         """Returns when every node that runs takes `owner` for the slot's primary."""
 
         async def agree() -> bool:
-            seen = [await self._primary(slot, node) for node in self.nodes if node.running]
+            try:
+                seen = [await self._primary(slot, node) for node in self.nodes if node.running]
+            except LookupError:  # one that is about to become a replica has forgotten its own slots
+                return False
             return all(port == owner.port for port in seen)
 
         await eventually(agree)

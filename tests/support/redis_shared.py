@@ -1,7 +1,7 @@
 """Redis servers that all tests of a process share: started on first use, empty at each.
 
-For tests that leave them as they were: who kills or stops one, moves slots or sets options has
-servers of its own.
+For tests that leave them as they were: who kills or stops one or sets options has servers of its
+own, and who moves slots has a cluster where others do so too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from support.redis_cluster import RedisCluster
 from support.redis_servers import RedisServer
 
 _servers: list[RedisServer] = []
-_clusters: list[RedisCluster] = []
+_clusters: dict[str, RedisCluster] = {}
 
 
 async def shared_servers(count: int = 3) -> tuple[RedisServer, ...]:
@@ -29,12 +29,21 @@ async def shared_servers(count: int = 3) -> tuple[RedisServer, ...]:
 
 async def shared_cluster() -> RedisCluster:
     """Three primaries without data, scripts and clients."""
-    if not _clusters:
+    return await _cluster("at rest")
+
+
+async def restless_cluster() -> RedisCluster:
+    """The same, but any of them may have any slot; tests may move slots, to where they like."""
+    return await _cluster("restless")
+
+
+async def _cluster(name: str) -> RedisCluster:
+    if name not in _clusters:
         cluster = await RedisCluster().start()
         atexit.register(cluster.end)
-        _clusters.append(cluster)
-    await _empty(_clusters[0].nodes)
-    return _clusters[0]
+        _clusters[name] = cluster
+    await _empty(_clusters[name].nodes)
+    return _clusters[name]
 
 
 async def _empty(servers: tuple[RedisServer, ...]) -> None:
