@@ -733,7 +733,7 @@ class Config(Section, frozen=True, kw_only=True):
     previous_shards: Annotated[
         tuple[str, ...],
         option(
-            "URLs of the shards that `redis` was until now, from which topics move; the second step",
+            "URLs of the shards that `redis` was until now, which topics leave; the second step",
             "None: there is nothing left to move.",
             secret=True,
         ),
