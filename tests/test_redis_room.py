@@ -291,14 +291,14 @@ async def test_a_count_is_told_whole() -> None:
     room.leave(
         "1",
     )
-    assert room.landed([0, 7]) == Landing(removed=7)
+    assert room.landed(7) == Landing(removed=7)
     assert room.unsettled
     assert count_call(room) == 1
     room.lost(GONE)
     assert room.unsettled
     assert not await settles(room)
     assert count_call(room) == 1
-    room.landed([0, 0])
+    room.landed(0)
     assert await settles(room)
     assert room.quiet(b"r")
     assert room.renew() == (b"clarion:p:{clarion:t:a}:cl", b"clarion:p:{clarion:t:a}:c")
@@ -307,7 +307,7 @@ async def test_a_count_is_told_whole() -> None:
     assert not room.quiet(b"r")
     room.leave("2")
     assert count_call(room) == 0
-    room.landed([0, 0])
+    room.landed(0)
     assert room.over
 
 

@@ -9,8 +9,6 @@ Leases         Each call holds the worker's lease in its topic, for all of its m
                each (presence_renew.lua).
 Others' ends   The same calls remove members of workers whose lease has ended, some at a time, and
                announce it. Redis does one call after another, so it happens once.
-Reading        Of questions that are the same at most one is on its way; those who ask meanwhile
-               share the next. A thousand who come back to a room together cost two.
 Outages        What got no answer is told again. A shard that is away for longer than a lease is
                told everything anew when it is back, and until then nothing is noted for it.
 """
@@ -23,23 +21,16 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from itertools import islice
-from typing import NamedTuple, cast
+from typing import cast
 
 import hiredis
 
 from clarion_fanout.broker import BrokerUnavailable
-from clarion_fanout.presence import Keeping, PresencePage, member_json
+from clarion_fanout.presence import Keeping, PresencePage
 from clarion_fanout.redis_keys import Keys
-from clarion_fanout.redis_room import (
-    CountRoom,
-    House,
-    MemberRoom,
-    Room,
-    count_keys,
-    fail,
-    member_keys,
-)
-from clarion_fanout.redis_scripts import PRESENCE_COUNT, PRESENCE_READ, PRESENCE_RENEW
+from clarion_fanout.redis_presence_reader import PresenceReader
+from clarion_fanout.redis_room import CountRoom, House, MemberRoom, Room
+from clarion_fanout.redis_scripts import PRESENCE_RENEW
 from clarion_fanout.redis_shards import Shards
 from clarion_fanout.redis_wire import Reply
 from clarion_fanout.tasks import Tasks
@@ -72,12 +63,6 @@ CLOSE_SECONDS = 2.0
 """For telling what is left in the end: 100,000 departures take one."""
 
 
-class _Question(NamedTuple):
-    topic: str
-    limit: int
-    after: str
-
-
 class RedisPresence:
     """The `Presence` over `shards`, which somebody else starts. See the module's text.
 
@@ -98,10 +83,8 @@ class RedisPresence:
         timeout_s: float = 2.0,
     ) -> None:
         self._shards = shards
-        self._keys = keys
         self._keeps = keeps
         self._lease_s = lease_s
-        self._timeout_s = timeout_s
         # In a cluster each topic has a slot of its own.
         self._together = not shards.sharded
         publish = b"SPUBLISH" if shards.sharded else b"PUBLISH"
@@ -116,8 +99,9 @@ class RedisPresence:
         self._flying: set[str] = set()  # shards that somebody flies to
         self._landed = asyncio.Event()
         self._landed.set()
-        self._questions: dict[_Question, list[asyncio.Future[PresencePage]]] = {}  # to be asked
-        self._asked: set[_Question] = set()
+        self._reader = PresenceReader(
+            shards, keys=keys, keeps=keeps, settled=self._settled, timeout_s=timeout_s
+        )
         self._complained = float("-inf")
         self._closing = False
         self._closed = False
@@ -142,6 +126,7 @@ class RedisPresence:
         except TimeoutError:
             log.warning("departures could not be told in time; they show when the lease is over")
         self._closed = True
+        await self._reader.close()
         await self._tasks.close()
 
     # Coming and going
@@ -347,70 +332,10 @@ class RedisPresence:
     # Reading
 
     async def read(self, topic: str, limit: int, after: str = "") -> PresencePage:
-        if self._closed:
-            raise BrokerUnavailable("the server is ending")
-        question = _Question(topic, limit, after)
-        future: asyncio.Future[PresencePage] = asyncio.get_running_loop().create_future()
-        self._questions.setdefault(question, []).append(future)
-        if question not in self._asked:
-            self._asked.add(question)
-            self._tasks.start(self._ask_for_all(question), "read presence")
-        return await future
+        return await self._reader.read(topic, limit, after)
 
-    async def _ask_for_all(self, question: _Question) -> None:
-        """Asks as long as somebody waits for the answer."""
-        try:
-            while waiting := self._questions.pop(question, None):
-                try:
-                    page = await self._answer(question)
-                except BrokerUnavailable as error:
-                    fail(waiting, error)
-                except BaseException:
-                    fail(waiting, BrokerUnavailable("the server is ending"))
-                    raise
-                else:
-                    for future in waiting:
-                        if not future.done():
-                            future.set_result(page)
-        finally:
-            self._asked.discard(question)
-            fail(self._questions.pop(question, []), BrokerUnavailable("the server is ending"))
-
-    async def _answer(self, question: _Question) -> PresencePage:
-        topic = question.topic
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                room = self._rooms.get(topic)
-                if room is not None and room.unsettled:
-                    await room.settled()
-                if self._keeps(topic) == "count":
-                    return await self._count(topic)
-                return await self._page(question)
-        except TimeoutError:
-            raise BrokerUnavailable("the topic's shard did not answer in time") from None
-
-    async def _count(self, topic: str) -> PresencePage:
-        arguments = (self._house.worker, b"", 0, 0)
-        packed = PRESENCE_COUNT.packed(count_keys(self._keys, topic), arguments)
-        count, removed = cast("list[int]", await self._ask(topic, packed))
-        self.removed += removed
-        return PresencePage(count)
-
-    async def _page(self, question: _Question) -> PresencePage:
-        topic, limit, after = question
-        # One more, to know whether there is one.
-        arguments = (limit + 1 if limit else 0, after.encode())
-        packed = PRESENCE_READ.packed(member_keys(self._keys, topic), arguments)
-        count, entries = cast("tuple[int, list[bytes]]", await self._ask(topic, packed))
-        parts = [entry.split(b" ", 2) for entry in entries[:limit]]
-        last = b" ".join(parts[-1][:2]).decode() if len(entries) > limit > 0 else ""
-        members = tuple([member_json(client, user) for _, client, user in parts])
-        return PresencePage(count, members, last)
-
-    async def _ask(self, topic: str, packed: bytes) -> Reply:
-        (reply,) = await self._shards.send([(topic, packed)])
-        if isinstance(reply, BrokerUnavailable):
-            raise reply
-        if isinstance(reply, hiredis.ReplyError):
-            raise BrokerUnavailable(f"the topic's shard answered {reply}")
-        return reply
+    async def _settled(self, topic: str) -> None:
+        """Returns when all that changed in a topic before was told. Raises `BrokerUnavailable`."""
+        room = self._rooms.get(topic)
+        if room is not None and room.unsettled:
+            await room.settled()

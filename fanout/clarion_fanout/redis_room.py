@@ -84,7 +84,7 @@ class Landing(NamedTuple):
 
 
 def fail(waiting: Iterable[asyncio.Future[T]], error: BrokerUnavailable) -> None:
-    """Fails futures. Each gets an exception of its own: who raises one notes in it where it went."""
+    """Fails futures, each with an exception of its own, as raising one changes it."""
     for future in waiting:
         if not future.done():
             future.set_exception(BrokerUnavailable(str(error), error.retry_ms))
@@ -218,8 +218,7 @@ class CountRoom(Room):
 
     def landed(self, reply: Reply) -> Landing:
         self._land()
-        _, removed = cast("list[int]", reply)
-        return Landing(removed=removed)
+        return Landing(removed=cast("int", reply))
 
 
 class MemberRoom(Room):
