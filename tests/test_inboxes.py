@@ -13,11 +13,12 @@ from typing import Any
 import aiohttp
 
 from clarion_fanout.placement import Placement
+from clarion_fanout.redis_slots import slot_of
 from clarion_server.app import Worker
 from clarion_server.options import Config, InboxOptions
 from support.inboxes import INBOX, OWNER, emptied, entry, leave
 from support.redis_servers import RedisServer, eventually
-from support.redis_shared import shared_servers
+from support.redis_shared import shared_cluster, shared_servers
 from support.server import OPEN, configuration, running, serving
 from support.wire import connected, streaming
 
@@ -201,6 +202,19 @@ async def test_what_a_backend_publishes_itself_reaches_clients_without_an_offset
                 event = await stream.event()
                 assert json.loads(event["data"]) == heard
                 assert "id" not in event
+
+
+async def test_in_a_cluster_it_is_sharded() -> None:
+    cluster = await shared_cluster()
+    options = configuration(redis=(cluster.url,), development=True, namespaces={"kept": OPEN})
+    async with running(options) as worker, connected(worker.port) as client:
+        for number in range(5):  # at several nodes
+            await client.subscribe(f"kept:{number}")
+            channel = f"clarion:t:kept:{number}"
+            node = await cluster.owner(slot_of(channel.encode()))
+            await node.command("SPUBLISH", channel, number)
+            heard = await client.said("message")
+            assert (heard["data"], "offset" in heard) == (number, False)
 
 
 async def test_it_does_not_touch_the_sequence_of_a_topic() -> None:

@@ -18,6 +18,7 @@ from clarion_fanout.publication import Draft, Receipt
 from clarion_fanout.redis_broker import RedisBroker, Step
 from clarion_fanout.redis_delivery import SLACK_BYTES, SPENT_SECONDS
 from clarion_fanout.redis_inbox import InboxOptions
+from clarion_fanout.redis_scripts import INBOX as SCRIPT
 from clarion_fanout.redis_shard import ShardOptions
 from clarion_fanout.redis_slots import slot_of
 from support.inboxes import (
@@ -274,9 +275,18 @@ async def test_another_takes_over_when_the_lease_of_one_that_died_is_over() -> N
 async def test_workers_share_the_inboxes() -> None:
     servers = await shared_servers(3)
     urls = [server.url for server in servers]
-    async with worker(*urls, name="one") as one, worker(*urls, name="two") as two:
+    async with (
+        worker(*urls, name="one", working=False) as one,
+        worker(*urls, name="two", working=False) as two,
+    ):
+        one.work()
+        await until(lambda: one.owned)
+        await asyncio.sleep(0.2)
+        # Whoever has one leaves the next for half a second.
+        assert one.owned < 3
+        two.work()
         await owned(one, two)
-        assert {one.owned, two.owned} == {1, 2}
+        assert two.owned
 
 
 async def test_who_does_not_own_it_is_not_given_entries() -> None:
@@ -611,12 +621,13 @@ async def test_an_entry_that_was_acknowledged_by_hand_does_not_keep_anybody_busy
     await server.command("XREADGROUP", "GROUP", "clarion", "x", "STREAMS", INBOX, ">")
     await server.command("XACK", INBOX, "clarion", ghost)
     async with worker(server.url) as one:
-        await leave(server, entry("a", 1))
-        await eventually(lambda: has(one, "a", [1]))
+        await owned(one)
         await server.command("CONFIG", "RESETSTAT")
         await asyncio.sleep(0.5)
         calls = (await server.info("commandstats"))["cmdstat_evalsha"]
         assert int(calls.partition("calls=")[2].partition(",")[0]) < 50
+        await leave(server, entry("a", 1))
+        await eventually(lambda: has(one, "a", [1]))
 
 
 async def test_the_bell_that_is_cut_off_is_heard_again() -> None:
@@ -642,6 +653,34 @@ async def test_the_bell_that_is_cut_off_is_heard_again() -> None:
 
 
 # What the inbox builds on
+
+
+async def test_only_who_begins_takes_an_inbox_that_nobody_owns() -> None:
+    (server,) = await shared_servers(1)
+    [first, second] = await leave(server, entry("a", 1), entry("a", 2))
+    async with worker(server.url, working=False) as one:
+        [shard] = one.broker.shards.all()
+
+        async def ask(name: str, lease_ms: int, cursor: str, *done: str) -> tuple[str, int]:
+            """The owner then, and how many entries were read."""
+            arguments: list[str | int] = [name, lease_ms, cursor, 1, 10_000, 10_000, *done]
+            reply = await shard.run(SCRIPT, (KEYS.inbox, KEYS.owner), arguments)
+            return reply[0].decode(), len(reply[5])
+
+        assert await ask("a", 5000, ">") == ("", 0)
+        assert await ask("a", 5000, "0-0") == ("a", 0)
+        assert await ask("a", 5000, ">") == ("a", 1)
+        assert await ask("b", 5000, "0-0") == ("a", 0)
+        assert await ask("b", 5000, ">") == ("a", 0)
+        assert await ask("b", 0, ">") == ("a", 0)
+        assert await ask("a", 0, ">") == ("", 0)
+        # Between, another may have come and gone: it begins again, with what was given out.
+        assert await ask("a", 5000, ">") == ("", 0)
+        assert await ask("b", 5000, "0-0") == ("b", 1)
+        assert await ask("b", 5000, ">") == ("b", 1)
+        # What is done is removed, whoever did it.
+        assert await ask("a", 5000, ">", first) == ("b", 0)
+        assert [id for id, _ in await server.command("XRANGE", INBOX, "-", "+")] == [second]
 
 
 async def test_a_step_is_published_only_behind_the_one_before_it() -> None:
