@@ -38,7 +38,7 @@ from clarion_server.window_metrics import window_metrics
 OTHER = "other"
 
 TRANSPORTS = ("websocket", "sse")
-SOURCES = ("api", "client")
+SOURCES = ("api", "client", "inbox")
 OPS = ("connect", "subscribe", "unsubscribe", "publish", "history", "presence", "refresh", "ping")
 OUTCOMES = ("recovered", "lost")
 RESULTS = frozenset({"accepted", "abandoned", *map(str, range(400, 600))})
@@ -131,7 +131,7 @@ class Metrics:
             "publications",
             "Publications accepted by this worker, by source.",
             "source",
-            counters.publications,
+            self._sources(),
             SOURCES,
         )
         yield _counter(
@@ -164,6 +164,11 @@ class Metrics:
         yield _counter(
             "replayed", "Publications sent from history to subscribers.", counters.replayed
         )
+
+    def _sources(self) -> Mapping[str, int]:
+        inboxes = self._inboxes.all if self._inboxes is not None else ()
+        left = sum(inbox.delivery.outcomes["published"] for inbox in inboxes)
+        return {**self._counters.publications, "inbox": left}
 
     def _members(self, presence: Presence) -> Iterator[Metric]:
         yield _gauge(
