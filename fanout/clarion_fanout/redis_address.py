@@ -19,7 +19,8 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 _PORTS = {"": 6379, "cluster": 6379, "sentinel": 26379}
 _TLS_FIELDS = {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname"}
-_FIELDS = {"name", "db", "sentinel_username", "sentinel_password"} | _TLS_FIELDS
+_SENTINEL_FIELDS = {"sentinel_username", "sentinel_password"}
+_FIELDS = {"name", "db"} | _SENTINEL_FIELDS | _TLS_FIELDS
 
 
 class Address(NamedTuple):
@@ -58,6 +59,9 @@ class Location(NamedTuple):
     service: str = ""
     sentinel_login: tuple[str, str] = ("", "")
 
+    def __repr__(self) -> str:  # never the password
+        return f"Location({self.kind} {self.name!r} at {', '.join(map(str, self.addresses))})"
+
 
 class BadURL(ValueError):
     """A shard's URL cannot be used. The text says why and never contains the URL."""
@@ -70,6 +74,15 @@ def parse(url: str) -> Location:
     fields = dict(parse_qsl(parts.query, keep_blank_values=True))
     if unknown := sorted(fields.keys() - _FIELDS):
         raise BadURL(f"unknown option ?{unknown[0]}=; known are {', '.join(sorted(_FIELDS))}")
+    # What is given in vain was meant for something, such as a connection that is encrypted.
+    if scheme != "rediss" and (idle := sorted(fields.keys() & _TLS_FIELDS)):
+        raise BadURL(
+            f"?{idle[0]}= needs TLS: the scheme is rediss, rediss+sentinel, rediss+cluster"
+        )
+    if what != "sentinel" and (idle := sorted(fields.keys() & _SENTINEL_FIELDS)):
+        raise BadURL(f"?{idle[0]}= is for Sentinels")
+    if parts.fragment:
+        raise BadURL("has a # in it; write %23")
     if scheme == "unix" and not what:
         return _unix(parts, fields)
     if scheme not in ("redis", "rediss") or what not in _PORTS:
@@ -77,23 +90,24 @@ def parse(url: str) -> Location:
     tls = _tls(fields) if scheme == "rediss" else None
     login, _, hosts = parts.netloc.rpartition("@")
     username, _, password = (unquote(part) for part in login.partition(":"))
-    service, db = "", fields.get("db", "0")
+    service, number = "", fields.get("db", "0")
     path: list[str] = [part for part in parts.path.split("/") if part]
     if what == "sentinel":
         if not path:
             raise BadURL("a redis+sentinel URL ends with the service's name: .../service/0")
         service = path.pop(0)
     if path:
-        db = path.pop(0)
+        number = path.pop(0)
     if path:
         raise BadURL("the path has too many parts")
-    if not db.isascii() or not db.isdigit():
-        raise BadURL("the database is not a number")
-    if what == "cluster" and int(db):
+    db = _db(number)
+    if what == "cluster" and db:
         raise BadURL("a cluster has no database but 0")
+    places = hosts.split(",")
+    if len(places) > 1 and not all(places):
+        raise BadURL("one of its hosts has no name")
     addresses: tuple[Address, ...] = tuple(
-        Address(*_host(host, _PORTS[what]), "", int(db), username, password, tls)
-        for host in hosts.split(",")
+        Address(*_host(place, _PORTS[what]), "", db, username, password, tls) for place in places
     )
     first = addresses[0]
     if not what and len(addresses) > 1:
@@ -116,28 +130,42 @@ def _split(url: str) -> SplitResult:
 
 
 def _unix(parts: SplitResult, fields: dict[str, str]) -> Location:
+    login, _, host = parts.netloc.rpartition("@")
+    if host:
+        raise BadURL("a unix URL names no host: it begins unix:/// or unix://user:password@/")
     if not parts.path:
         raise BadURL("has no path")
-    db = fields.get("db", "0")
-    if not db.isascii() or not db.isdigit():
-        raise BadURL("the database is not a number")
-    username, _, password = (
-        unquote(part) for part in parts.netloc.rpartition("@")[0].partition(":")
-    )
+    db = _db(fields.get("db", "0"))
+    username, _, password = (unquote(part) for part in login.partition(":"))
     path = unquote(parts.path)
-    address = Address("", 0, path, int(db), username, password)
+    address = Address("", 0, path, db, username, password)
     return Location("server", fields.get("name") or f"{path}/{db}", (address,))
 
 
 def _host(text: str, port: int) -> tuple[str, int]:
     try:
         parts = urlsplit(f"//{text}")
-        return parts.hostname or "127.0.0.1", parts.port or port
+        host = parts.hostname or "127.0.0.1"
+        given = parts.port
+        host.encode("idna")  # as it will be when its address is asked for
+    except UnicodeError:
+        raise BadURL("has a host that is not one") from None
     except ValueError:
         raise BadURL("has a port that is not one") from None
+    if given == 0:
+        raise BadURL("has a port that is not one")
+    return host, given or port
+
+
+def _db(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise BadURL("the database is not a number")
+    return int(text)
 
 
 def _tls(fields: dict[str, str]) -> ssl.SSLContext:
+    if "ssl_keyfile" in fields and "ssl_certfile" not in fields:
+        raise BadURL("?ssl_keyfile= needs ?ssl_certfile=")
     try:
         context = ssl.create_default_context(cafile=fields.get("ssl_ca_certs"))
         if certificate := fields.get("ssl_certfile"):
