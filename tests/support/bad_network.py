@@ -196,6 +196,9 @@ class _Connection:
             self._left = fate.cut_after
             server_reader, server_writer = await asyncio.open_connection("127.0.0.1", target())
             self._writers.append(server_writer)
+            if self._gone.is_set():  # it was cut while the server was being connected to
+                self.reset()
+                return
             client_reader, client_writer = self._client
             async with asyncio.TaskGroup() as pumps:
                 pumps.create_task(self._pump(client_reader, server_writer, counted=False))
@@ -243,7 +246,7 @@ class _Connection:
                         await asyncio.sleep(0.001)
                     self.reset()
                     return
-            if writer.can_write_eof() and not self._gone.is_set():
+            if not self._gone.is_set() and not writer.transport.is_closing():
                 writer.write_eof()
 
 
