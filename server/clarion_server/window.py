@@ -279,7 +279,6 @@ class Window:
         share.waiting -= 1
         if share.newest is None:
             share.account.letters.popleft()
-        share.newest = None
         if not share.waiting and self._shares.get(share.topic) is share:
             del self._shares[share.topic]
 
