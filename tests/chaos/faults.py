@@ -1,0 +1,302 @@
+"""Each fault of a plan, done to a stage, and noted with what it may have destroyed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+import hiredis
+
+from chaos.journal import Deed, Journal
+from chaos.plan import Fault
+from chaos.stage import TOPICS, Stage
+from support.bad_network import BadNetwork
+from support.redis_servers import RedisServer
+
+WITNESS_SECONDS = 3.0
+"""What is only known to a worker that dies with the shard that has forgotten it, nobody can tell.
+So after a shard was rewound workers live for as long as they may need to say so, even if one was
+stopped meanwhile."""
+
+_KILLS = ("kill a worker", "kill an instance", "drain an instance")
+
+DRAIN_SECONDS = 3.0
+"""A server that was asked to end and has not by then is killed, as an orchestrator does."""
+
+OVERFLOW = "client-output-buffer-limit"
+
+
+class Faults:
+    """Does faults to `stage` and notes them in `journal`."""
+
+    def __init__(self, stage: Stage, journal: Journal) -> None:
+        self._stage = stage
+        self._journal = journal
+        self._busy: set[object] = set()  # servers and shards that something is being done to
+        self._rewinding = 0
+        self._does: dict[str, Callable[[Fault], Awaitable[str]]] = {
+            "kill a worker": self._kill_worker,
+            "kill an instance": self._kill_instance,
+            "drain an instance": self._drain,
+            "freeze a worker": self._freeze,
+            "drop an intake": self._drop_intake,
+            "drop commands": self._drop_commands,
+            "cut the network": self._cut,
+            "stall the network": self._stall,
+            "part the network": self._part,
+            "stop a shard": self._stop,
+            "restart a shard": self._restart,
+            "overflow": self._overflow,
+            "forget scripts": self._forget,
+            "pause writes": self._pause,
+            "restart a shard without its data": self._restart_empty,
+            "flush a shard": self._flush,
+            "rewind a shard": self._rewind,
+            "delete a stream": self._delete_stream,
+            "delete a position": self._delete_position,
+            "delete a message": self._delete_message,
+        }
+        self.done: dict[str, int] = dict.fromkeys(self._does, 0)
+        """How often each was done."""
+
+    async def do(self, fault: Fault) -> None:
+        """Does it; returns when it is over, and what can be healed is healed."""
+        began = time.monotonic()
+        victim = self._victim(fault)
+        if victim in self._busy or (self._rewinding and fault.name in _KILLS):
+            return  # one thing at a time: so what each destroys is known
+        self._busy.add(victim)
+        try:
+            text = await self._does[fault.name](fault)
+        except (OSError, TimeoutError, hiredis.ReplyError) as error:
+            # Another fault is in the way. Perhaps it was done and only its answer is missing.
+            text = f"failed: {error!r}"
+        finally:
+            self._busy.discard(victim)
+        destroyed = self._destroyed(fault)
+        if text:
+            self.done[fault.name] += 1
+            text = f"{fault.name} {text}"
+            self._journal.deeds.append(Deed(began, time.monotonic(), text, destroyed))
+
+    def _victim(self, fault: Fault) -> object:
+        if "instance" in fault.name:
+            return self._stage.instances[fault.place % len(self._stage.instances)]
+        return self._shard(fault) if "shard" in fault.name else object()
+
+    def _shard(self, fault: Fault) -> RedisServer:
+        return self._stage.shards[fault.place % len(self._stage.shards)]
+
+    def _shard_name(self, fault: Fault) -> str:
+        return f"s{fault.place % len(self._stage.shards)}"
+
+    def _network(self, fault: Fault) -> BadNetwork:
+        networks = [network for row in self._stage.networks for network in row]
+        return networks[fault.place % len(networks)]
+
+    def _destroyed(self, fault: Fault) -> frozenset[str]:
+        if fault.name in ("delete a stream", "delete a position", "delete a message"):
+            return frozenset({self._topic(fault)})
+        whole = ("restart a shard without its data", "flush a shard", "rewind a shard")
+        return self._stage.topics_of(self._shard(fault)) if fault.name in whole else frozenset()
+
+    # Servers
+
+    async def _kill_worker(self, fault: Fault) -> str:
+        instance = self._stage.instances[fault.place % len(self._stage.instances)]
+        return "done" if instance.kill_worker(fault.place // 7) else ""
+
+    async def _kill_instance(self, fault: Fault) -> str:
+        number = fault.place % len(self._stage.instances)
+        instance = self._stage.instances[number]
+        instance.kill()
+        await asyncio.sleep(fault.seconds)
+        await instance.start()
+        return f"number {number}"
+
+    async def _drain(self, fault: Fault) -> str:
+        number = fault.place % len(self._stage.instances)
+        instance = self._stage.instances[number]
+        await instance.drain(DRAIN_SECONDS)
+        await instance.start()
+        return f"number {number}"
+
+    async def _freeze(self, fault: Fault) -> str:
+        instance = self._stage.instances[fault.place % len(self._stage.instances)]
+        await instance.freeze(fault.place // 7, fault.seconds)
+        return "done"
+
+    # Connections
+
+    async def _drop(self, fault: Fault, link: str) -> str:
+        shard = self._shard(fault)
+        clients: str = await shard.command("CLIENT", "LIST")
+        ids = [
+            dict(field.split("=", 1) for field in line.split(" "))["id"]
+            for line in clients.splitlines()
+            if line and f"-{link} " in line
+        ]
+        if not ids:
+            return ""
+        # One of them, or all.
+        chosen = ids if fault.place % 3 == 0 else [ids[fault.place // 3 % len(ids)]]
+        for id in chosen:
+            with suppress(hiredis.ReplyError):
+                await shard.command("CLIENT", "KILL", "ID", id)
+        return f"{len(chosen)} of {self._shard_name(fault)}"
+
+    async def _drop_intake(self, fault: Fault) -> str:
+        return await self._drop(fault, "intake")
+
+    async def _drop_commands(self, fault: Fault) -> str:
+        return await self._drop(fault, "commands")
+
+    async def _cut(self, fault: Fault) -> str:
+        network = self._network(fault)
+        network.cut()
+        return f"at {network.port}"
+
+    async def _stall(self, fault: Fault) -> str:
+        network = self._network(fault)
+        network.stall()
+        try:
+            await asyncio.sleep(fault.seconds)
+        finally:
+            network.flow()
+        return f"at {network.port}"
+
+    async def _part(self, fault: Fault) -> str:
+        network = self._network(fault)
+        network.down()
+        try:
+            await asyncio.sleep(fault.seconds)
+        finally:
+            network.up()
+        return f"at {network.port}"
+
+    # Shards
+
+    async def _stop(self, fault: Fault) -> str:
+        shard = self._shard(fault)
+        shard.stop()
+        try:
+            await asyncio.sleep(fault.seconds)
+        finally:
+            shard.go_on()
+        return self._shard_name(fault)
+
+    async def _restart(self, fault: Fault) -> str:
+        shard = self._shard(fault)
+        shard.kill()
+        # Now and then it is back before anybody noticed.
+        await asyncio.sleep(fault.seconds / 2)
+        await shard.restart(keep_data=True)
+        return self._shard_name(fault)
+
+    async def _restart_empty(self, fault: Fault) -> str:
+        shard = self._shard(fault)
+        shard.kill()
+        await asyncio.sleep(fault.seconds / 2)
+        await shard.restart(keep_data=False)
+        return self._shard_name(fault)
+
+    async def _flush(self, fault: Fault) -> str:
+        await self._shard(fault).command("FLUSHALL")
+        return self._shard_name(fault)
+
+    async def _rewind(self, fault: Fault) -> str:
+        """What it has acknowledged for a while is gone, as after a failover to a replica that was
+        behind."""
+        if any(victim in self._busy for victim in self._stage.instances):
+            return ""
+        shard = self._shard(fault)
+        file = _journal_file(shard)
+        size = file.stat().st_size
+        self._rewinding += 1
+        try:
+            await asyncio.sleep(min(fault.seconds, 0.3))
+            shard.kill()
+            with file.open("r+b") as journal:
+                journal.truncate(size)
+            await shard.restart(keep_data=True)
+            await asyncio.sleep(WITNESS_SECONDS)
+        finally:
+            self._rewinding -= 1
+        return self._shard_name(fault)
+
+    async def _overflow(self, fault: Fault) -> str:
+        """Redis drops each subscriber that does not take what it gets at once."""
+        shard = self._shard(fault)
+        await shard.command("CONFIG", "SET", OVERFLOW, "pubsub 1 0 0")
+        await asyncio.sleep(fault.seconds)
+        await self._until_done(shard, "CONFIG", "SET", OVERFLOW, "pubsub 32mb 8mb 60")
+        return self._shard_name(fault)
+
+    async def _until_done(self, shard: RedisServer, *words: str) -> None:
+        """A restart heals as well."""
+        for _ in range(20):
+            with suppress(OSError, TimeoutError, hiredis.ReplyError):
+                await shard.command(*words)
+                return
+            await asyncio.sleep(0.1)
+
+    async def _forget(self, fault: Fault) -> str:
+        await self._shard(fault).command("SCRIPT", "FLUSH")
+        return self._shard_name(fault)
+
+    async def _pause(self, fault: Fault) -> str:
+        milliseconds = int(fault.seconds * 1000)
+        await self._shard(fault).command("CLIENT", "PAUSE", milliseconds, "WRITE")
+        await asyncio.sleep(fault.seconds)
+        return self._shard_name(fault)
+
+    def _topic(self, fault: Fault) -> str:
+        return TOPICS[fault.place % len(TOPICS)]
+
+    async def _delete_stream(self, fault: Fault) -> str:
+        topic = self._topic(fault)
+        await self._stage.shard_of(topic).command("DEL", self._stage.stream(topic))
+        return topic
+
+    async def _delete_position(self, fault: Fault) -> str:
+        topic = self._topic(fault)
+        await self._stage.shard_of(topic).command("DEL", self._stage.meta(topic))
+        return topic
+
+    async def _delete_message(self, fault: Fault) -> str:
+        topic = self._topic(fault)
+        shard, stream = self._stage.shard_of(topic), self._stage.stream(topic)
+        newest = await shard.command(
+            "XREVRANGE", stream, "+", "-", "COUNT", 1 + fault.place // 6 % 5
+        )
+        if not newest:
+            return ""
+        await shard.command("XDEL", stream, newest[-1][0])
+        return f"{newest[-1][0]} of {topic}"
+
+    # The end
+
+    async def heal(self) -> None:
+        """Undoes whatever a fault that was interrupted has left behind."""
+        for row in self._stage.networks:
+            for network in row:
+                network.flow()
+                network.up()
+        for shard in self._stage.shards:
+            if shard.running:
+                shard.go_on()
+            else:
+                await shard.start()
+            await self._until_done(shard, "CONFIG", "SET", OVERFLOW, "pubsub 32mb 8mb 60")
+        for instance in self._stage.instances:
+            if not instance.up:
+                await instance.start()
+
+
+def _journal_file(shard: RedisServer) -> Path:
+    """The part of the append-only file that grows."""
+    (file,) = (shard.directory / "data").glob("appendonlydir/*.incr.aof")
+    return file
