@@ -205,6 +205,9 @@ async def test_the_example_shows_publishes_and_survives_a_cut() -> None:
         )
         await page.tab.until(f"{shown}.join() === 'from before'")
         page.network.cut()
+        # What is published before the page has noticed may be lost with the connection, and is
+        # said to be.
+        await until(lambda: page.network.open)
         await page.tab.evaluate(
             """{
               document.querySelector("#text").value = "<b>hello</b>";
