@@ -24,6 +24,7 @@ from clarion_fanout.tasks import Tasks
 from support.brokers import Recorder
 from support.free_ports import FreePort
 from support.redis_cluster import RedisCluster
+from support.redis_impostor import bulk, impostor
 from support.redis_servers import RedisServer, eventually
 from support.redis_shard import KEYS, QUICK, Ear
 from support.redis_shared import restless_cluster, shared_cluster, shared_servers
@@ -172,6 +173,63 @@ async def test_a_cluster_that_is_not_there_at_the_start_is_found_later() -> None
             await until(lambda: all(ear.times for ear in ears))
     finally:
         cluster.end()
+
+
+async def test_a_node_that_knows_too_little_is_believed_only_if_nobody_knows_more() -> None:
+    info = bulk("redis_version:7.0.0\r\nrole:master\r\nmaster_replid:x\r\n")
+    well = bulk("cluster_state:ok\r\n")
+    answers = {b"INFO": info, b"CLUSTER INFO": well}
+    async with impostor(answers) as one, impostor(answers) as other:
+        one.answers[b"CLUSTER SLOTS"] = slots_reply((8192, SLOTS - 1, other.port))
+        other.answers[b"CLUSTER SLOTS"] = slots_reply(
+            (0, 8191, one.port), (8192, SLOTS - 1, other.port)
+        )
+        both = {f"127.0.0.1:{one.port}", f"127.0.0.1:{other.port}"}
+        url = f"redis+cluster://127.0.0.1:{one.port},127.0.0.1:{other.port}"
+        for _ in range(4):  # they are asked in random order
+            async with shards(url) as made:
+                assert {shard.name for shard in made.all()} == both
+        async with shards(url) as made:
+            other.answers[b"CLUSTER SLOTS"] = one.answers[b"CLUSTER SLOTS"]
+            made.refresh_soon()
+            expected = {"nobody", f"127.0.0.1:{other.port}"}
+            await until(lambda: {shard.name for shard in made.all()} == expected)
+            # Cut off from each other, they know nothing of use.
+            for node in (one, other):
+                node.answers[b"CLUSTER INFO"] = bulk("cluster_state:fail\r\n")
+                node.answers[b"CLUSTER SLOTS"] = slots_reply((0, SLOTS - 1, one.port))
+            refreshes = made.refreshes
+            made.refresh_soon()
+            await asyncio.sleep(0.3)
+            assert {shard.name for shard in made.all()} == expected
+            assert made.refreshes == refreshes
+
+
+async def test_nodes_that_do_not_know_their_own_host_are_where_they_were_asked() -> None:
+    info = bulk("redis_version:7.0.0\r\nrole:master\r\n")
+    for host in (bulk(""), b"$-1\r\n", bulk("?")):
+        async with impostor({b"INFO": info, b"CLUSTER INFO": bulk("cluster_state:ok")}) as node:
+            node.answers[b"CLUSTER SLOTS"] = slots_reply((0, SLOTS - 1, node.port), host=host)
+            async with shards(f"redis+cluster://127.0.0.1:{node.port}") as made:
+                [shard] = made.all()
+                assert shard.name == f"127.0.0.1:{node.port}"
+                assert shard.available
+                node.answers[b"GET"] = b"-MOVED 17 :%d\r\n" % (node.port + 1)
+                with pytest.raises(BrokerUnavailable, match="MOVED"):
+                    await shard.call("GET", "key")
+                assert {each.name for each in made.all()} == {
+                    shard.name,
+                    f"127.0.0.1:{node.port + 1}",
+                }
+
+
+def slots_reply(*ranges: tuple[int, int, int], host: bytes = bulk("127.0.0.1")) -> bytes:
+    """What CLUSTER SLOTS says of ranges of slots, each with its node's port."""
+    parts = [
+        b"*3\r\n:%d\r\n:%d\r\n*3\r\n%b:%d\r\n%b" % (first, last, host, port, bulk("id"))
+        for first, last, port in ranges
+    ]
+    return b"*%d\r\n%b" % (len(parts), b"".join(parts))
 
 
 # Slots move

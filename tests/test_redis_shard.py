@@ -12,13 +12,15 @@ from functools import partial
 import pytest
 
 from clarion_fanout.broker import BrokerUnavailable
+from clarion_fanout.redis_address import Address
 from clarion_fanout.redis_pipeline import IN_FLIGHT_COMMANDS
 from clarion_fanout.redis_shard import GRACE_SECONDS, Shard
 from clarion_fanout.redis_wire import pack
-from support.bad_network import bad_network
+from clarion_fanout.tasks import Tasks
+from support.redis_impostor import bulk, impostor
 from support.redis_sentinel import RedisSentinel
 from support.redis_servers import RedisServer, eventually
-from support.redis_shard import QUICK, Ear, open_shard, works
+from support.redis_shard import KEYS, QUICK, Ear, open_shard, works
 from support.redis_shared import shared_servers
 from support.waiting import until
 
@@ -118,17 +120,14 @@ async def test_a_server_that_is_not_there_at_the_start_is_found_later() -> None:
 
 
 async def test_connections_that_end_at_once_are_not_opened_without_a_pause() -> None:
-    [server] = await shared_servers(1)
-    async with bad_network(server.port) as network:
-        # Long enough to log in: then the connection has worked.
-        network.cut_after(8000, times=1000)
-        async with open_shard(f"redis://127.0.0.1:{network.port}") as shard:
-            with suppress(BrokerUnavailable):
-                await shard.call("PING")
+    info = bulk("redis_version:7.0.0\r\nrole:master\r\n")
+    async with impostor({b"INFO": info}, patience_s=0.01) as server:
+        async with open_shard(f"redis://127.0.0.1:{server.port}") as shard:
             await asyncio.sleep(1)
-            # The pause is at least 50 ms soon, for each of two connections.
-            assert len(network.attempts) < 60
-            network.down()
+            assert shard.interruptions["commands", "closed"] > 2
+            await until(lambda: not shard.available)
+        # Pauses are at least 50 ms soon; so are those of the intake, which has connections too.
+        assert server.connections < 50
 
 
 # Servers that do not answer
@@ -272,8 +271,11 @@ async def test_more_than_it_can_carry_is_refused_and_the_rest_goes_on() -> None:
             assert "overloaded" in str(error)
             assert error.retry_ms > 0
             assert shard.refused == 1
+            await asyncio.sleep(2 * QUICK.probe_s)
             server.go_on()
         assert len(asked.result()) == IN_FLIGHT_COMMANDS
+        went_on = time.monotonic()
+        await until(lambda: shard.probe_age() < time.monotonic() - went_on)
         await works(shard)
         assert not shard.interruptions
 
@@ -381,27 +383,6 @@ async def test_a_primary_that_becomes_a_replica_is_left(how: str) -> None:
         await is_refused_at_once(shard)
 
 
-class Impostor:
-    """Answers as a Redis of another version does. logins: how many connections it has had."""
-
-    def __init__(self, info: str) -> None:
-        self.info = info.encode()
-
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(asyncio.IncompleteReadError):
-            while True:
-                words = int((await reader.readuntil(b"\r\n"))[1:])
-                command: list[bytes] = []
-                for _ in range(words):
-                    size = int((await reader.readuntil(b"\r\n"))[1:])
-                    command.append((await reader.readexactly(size + 2))[:-2])
-                if command[0] == b"INFO":
-                    writer.write(b"$%d\r\n%b\r\n" % (len(self.info), self.info))
-                else:
-                    writer.write(b"+OK\r\n")
-        writer.close()
-
-
 @pytest.mark.parametrize(
     ("info", "why"),
     [
@@ -415,12 +396,12 @@ class Impostor:
 async def test_only_what_says_that_it_will_do_is_used(
     info: str, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server = await asyncio.start_server(Impostor(info).answer, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
-        async with open_shard(f"redis://127.0.0.1:{port}") as shard:
-            assert shard.available == (not why)
-            assert why in caplog.text
+    async with (
+        impostor({b"INFO": bulk(info)}) as server,
+        open_shard(f"redis://127.0.0.1:{server.port}") as shard,
+    ):
+        assert shard.available == (not why)
+        assert why in caplog.text
 
 
 async def test_a_host_that_has_no_name_is_told_in_the_log(
@@ -493,6 +474,32 @@ async def test_commands_and_intake_follow_a_failover() -> None:
         assert shard.reign != reign
         await successor.command("PUBLISH", "test:t:a", "after")
         await until(lambda: b"after" in ear.heard)
+
+
+async def test_the_intake_does_not_stay_where_the_primary_was() -> None:
+    old, new = await shared_servers(2)
+    there = old
+
+    async def locate() -> Address:
+        return Address("127.0.0.1", there.port)
+
+    shard = Shard("s1", locate, options=QUICK, scripts=(), probe_channel=lambda: KEYS.probe("w1"))
+    tasks = Tasks()
+    try:
+        shard.start(tasks)
+        ear = Ear()
+        shard.listen(b"test:t:a", ear)
+        await works(shard)
+        there = new
+        await kill(old, "commands")
+        await until(lambda: ear.times == 2)
+        await new.command("PUBLISH", "test:t:a", "here")
+        await until(lambda: ear.heard == [b"here"])
+        assert shard.interruptions["intake", "probe"] == 0  # it need not be found out
+        await works(shard)
+    finally:
+        await tasks.close()
+        await shard.close()
 
 
 async def test_a_primary_that_dies_is_replaced_by_its_successor() -> None:

@@ -265,10 +265,13 @@ class ShardCluster(Fixed):
         if self._later is None:
             # It is one of many, perhaps, and the rest will be learned of all at once.
             delay = random.uniform(0.5, 1.5) * WATCH_SECONDS
-            self._later = asyncio.get_running_loop().call_later(delay, self._look_again)
+            self._later = asyncio.get_running_loop().call_later(delay, self.refresh_soon)
 
-    def _look_again(self) -> None:
-        self._later = None
+    def refresh_soon(self) -> None:
+        """Asks where the slots are; if that was asked just now, a moment later."""
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         self._news.set()
 
     def _doubt(self, shard: Shard) -> None:
