@@ -199,7 +199,7 @@ class Shard:
         if not self._up.is_set():
             reign = self.reign
             await self._wait(count)
-            if self.reign != reign:
+            if reign and self.reign != reign:
                 # A stream that has stepped back would go on as if it had not.
                 self.refused += count
                 raise BrokerUnavailable(f"shard {self.name} was replaced", self.retry_ms)
