@@ -204,10 +204,11 @@ async def test_the_example_shows_publishes_and_survives_a_cut() -> None:
             "document.querySelector('#state').innerText === 'connected (websocket)'"
         )
         await page.tab.until(f"{shown}.join() === 'from before'")
+        attempts = len(page.network.attempts)
         page.network.cut()
         # What is published before the page has noticed may be lost with the connection, and is
         # said to be.
-        await until(lambda: page.network.open)
+        await until(lambda: len(page.network.attempts) > attempts)
         await page.tab.evaluate(
             """{
               document.querySelector("#text").value = "<b>hello</b>";
