@@ -148,4 +148,5 @@ def test_the_order_of_the_workers_does_not_matter(
     second = shuffled[0]
     for page in shuffled[1:]:
         second = merged(second, page, limit)
-    assert second == first
+    # How far it reaches may differ where the next topics have no subscribers.
+    assert second.topics == first.topics

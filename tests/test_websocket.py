@@ -454,6 +454,7 @@ async def test_a_client_that_is_behind_all_the_time_is_still_ended_with_its_toke
         auth=AuthOptions(secret=SECRET),
         namespaces={"default": Namespace(subscribe="users")},
         window=WindowOptions(bytes=64 * 1024 * 1024, seconds=60),
+        keepalive=Keepalive(close_s=60),  # 20 MB come before the goodbye
     )
     async with running(config) as worker:
         path = f"/ws?token={expiring(0.5)}"
