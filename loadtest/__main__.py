@@ -18,6 +18,7 @@ SCENARIOS = {
     "storm": "15,000 clients connect and subscribe at once",
     "presence": "what it costs a worker and its Redis to know who is subscribed",
     "shards": "what Redis adds: latency, publishes a second, a topic a user; 0, 1 and 3 shards",
+    "inbox": "what backends leave in Redis: entries published a second, and how soon",
     "autobahn": "the Autobahn test suite's fuzzing client against /echo",
 }
 

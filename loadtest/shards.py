@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> Result:
     for turn in range(1, args.rounds + 1):
         for count in args.shards:
             progress(f"round {turn} of {args.rounds}: {count} shards")
-            with _servers(args.redis, count) as urls:
+            with servers(args.redis, count) as urls:
                 environment = {"CLARION_REDIS": ",".join(urls)} if urls else {}
                 environment |= {"CLARION_KEEPALIVE_PING_S": "3600", **args.environment}
                 with Clarion(args.command, **environment) as clarion:
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> Result:
 
 
 @contextmanager
-def _servers(program: str, count: int) -> Iterator[list[str]]:
+def servers(program: str, count: int) -> Iterator[list[str]]:
     """Redis servers without persistence, on the generator's core."""
     with ExitStack() as stack:
         yield [stack.enter_context(_server(program)) for _ in range(count)]

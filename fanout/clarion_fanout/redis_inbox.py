@@ -49,8 +49,8 @@ How
 
     A consumer group with a consumer for each worker would share the work, and lose the order: two
     consumers publish neighbours of one topic at the same time, and what a consumer that died had
-    taken comes after what others have taken since. One owner is enough: it publishes faster than
-    the Redis that it publishes to (loadtest/README.md), and there is an owner for each shard.
+    taken comes after what others have taken since. One owner is enough: an entry takes more of the
+    time of Redis than of its owner's (loadtest/README.md), and there is an owner for each shard.
 
     Two workers that both believe to own an inbox keep the order too: reading is refused to whoever
     is not the owner (inbox.lua), each publishes a topic's entries one after another, none before
