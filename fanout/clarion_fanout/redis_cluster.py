@@ -33,7 +33,7 @@ from binascii import crc_hqx
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import count
-from typing import NamedTuple, NoReturn, cast
+from typing import NamedTuple, NoReturn
 
 import hiredis
 
@@ -41,12 +41,12 @@ from clarion_fanout.broker import BrokerUnavailable
 from clarion_fanout.redis_address import Address, Location
 from clarion_fanout.redis_intake import pause
 from clarion_fanout.redis_keys import Keys
+from clarion_fanout.redis_layout import ask_layout, name_of
 from clarion_fanout.redis_list import Fixed
-from clarion_fanout.redis_query import Refusal, ask_any
 from clarion_fanout.redis_scripts import SCRIPTS
 from clarion_fanout.redis_sending import send_each
 from clarion_fanout.redis_shard import Shard, ShardOptions
-from clarion_fanout.redis_slots import SLOTS, Range, Slots, slot_of
+from clarion_fanout.redis_slots import SLOTS, Slots, slot_of
 from clarion_fanout.redis_wire import Reply, pack
 from clarion_fanout.tasks import Tasks
 
@@ -77,19 +77,6 @@ class _Node(NamedTuple):
 
     shard: Shard
     tasks: Tasks
-
-
-class _Answer(NamedTuple):
-    """What a node says of the cluster. addresses: of all its nodes, replicas too."""
-
-    well: bool
-    layout: list[Range]
-    addresses: list[Address]
-
-    @property
-    def slots(self) -> int:
-        """How many are some node's."""
-        return sum(last + 1 - first for first, last, _ in self.layout)
 
 
 class ShardCluster(Fixed):
@@ -124,7 +111,7 @@ class ShardCluster(Fixed):
         self._slots = Slots(nobody, home=self._home, left=self._leave)
         self._tasks = Tasks()
         self._news = asyncio.Event()
-        self._later: asyncio.TimerHandle | None = None
+        self._later: asyncio.TimerHandle | None = None  # news, in a while
         self._trouble_told = ""
         self.redirections = 0
         """Commands that were sent on to another node, or again."""
@@ -222,7 +209,7 @@ class ShardCluster(Fixed):
             again.append(place)
         elif kind == "ASK":
             _, _, there = rest.partition(" ")
-            asked[self._home(_name(there, shard.address))].append(place)
+            asked[self._home(name_of(there, shard.address))].append(place)
         elif kind == "CLUSTERDOWN":
             self._news.set()
             outcomes[place] = BrokerUnavailable(f"node {shard.name} answered {error}")
@@ -260,7 +247,7 @@ class ShardCluster(Fixed):
     def _learn(self, where: str, shard: Shard) -> None:
         """A node has said where a slot is that it does not have."""
         slot, _, there = where.partition(" ")
-        self._slots.learn(int(slot), _name(there, shard.address), time.monotonic())
+        self._slots.learn(int(slot), name_of(there, shard.address), time.monotonic())
         self._changed()
         if self._later is None:
             # It is one of many, perhaps, and the rest will be learned of all at once.
@@ -295,51 +282,22 @@ class ShardCluster(Fixed):
 
     async def _refresh(self) -> bool:
         """Asks where the slots are; says whether that has changed."""
-        doubtful: list[_Answer] = []
-
-        def understood(asked: Address, replies: list[Reply]) -> _Answer:
-            answer = self._understood(asked, replies)
-            # One that is cut off from the others sees what was; and one that is about to become a
-            # replica has forgotten its own slots. Another may know better.
-            if not answer.well and (self._nodes or not answer.layout):
-                raise Refusal(f"node {asked} says that the cluster is down")
-            if not answer.well or answer.slots < SLOTS:
-                doubtful.append(answer)
-                raise Refusal(f"node {asked} knows too little")
-            return answer
-
         try:
-            answer = await ask_any(
-                self._addresses,
-                [("CLUSTER", "INFO"), ("CLUSTER", "SLOTS")],
-                self._options.timeout_s,
-                understood,
+            layout = await ask_layout(
+                self._addresses, self._options.timeout_s, first=not self._nodes
             )
         except OSError as error:
-            if not doubtful:
-                self._tell(f"nobody can say where its slots are: {error.strerror or error}")
-                return False
-            answer = max(doubtful, key=lambda answer: answer.slots)
+            self._tell(f"nobody can say where its slots are: {error.strerror or error}")
+            return False
         self.refreshes += 1
-        self._addresses = list(dict.fromkeys([*self._seeds, *answer.addresses]))
-        news = self._slots.adopt(answer.layout)
+        self._addresses = list(dict.fromkeys([*self._seeds, *map(self._address, layout.nodes)]))
+        news = self._slots.adopt(layout.ranges)
         for node in list(self._nodes.values()):
             if node.shard not in self._slots.homes:  # it was asked about a slot on its way
                 self._leave(node.shard)
         self._changed()
         self._tell("" if self._slots.complete else "some of its slots are nobody's")
         return news
-
-    def _understood(self, asked: Address, replies: list[Reply]) -> _Answer:
-        """What a node's answer means."""
-        info, slots = cast("tuple[bytes, list[list[Reply]]]", replies)
-        layout: list[Range] = []
-        addresses: list[Address] = []
-        for first, last, *nodes in slots:
-            names = [_name(f"{_text(host)}:{port}", asked) for host, port, *_ in nodes]
-            layout.append(Range(first, last, names[0]))
-            addresses += [self._address(name) for name in names]
-        return _Answer(b"cluster_state:ok" in info, layout, addresses)
 
     def _changed(self) -> None:
         if self._slots.complete:
@@ -422,16 +380,3 @@ class ShardCluster(Fixed):
 async def _end(node: _Node) -> None:
     await node.tasks.close()
     await node.shard.close()
-
-
-def _name(where: str, asked: Address | None) -> str:
-    """The name of a node that is at `where`, as a node at `asked` says. Nodes that do not know
-    their own host leave it out: it is the one that was asked."""
-    host, _, port = where.rpartition(":")
-    if host in ("", "?") and asked is not None:
-        host = asked.host
-    return f"{host}:{port}"
-
-
-def _text(host: bytes | None) -> str:
-    return host.decode() if host is not None else ""
