@@ -7,7 +7,7 @@
 --       in the answer: first what was given out before and is not done, then '>', what was not
 --       4 at most so many entries; '0': none   5 bytes of entries after which no more are read
 --       6 bytes of an entry beyond which it is cut   7... ids of entries that are done
--- Returns {the owner, ms that it remains so, entries in the inbox, ms of this server's clock,
+-- Returns {the owner, ms that it remains so or 0, entries in the inbox, ms of this server's clock,
 --          where to read next, {{id, {field, value, ...}}, ...}}. An entry that was cut has three more
 --          elements: its bytes, the name of its largest field, the bytes of that.
 --

@@ -201,7 +201,7 @@ class Inbox:
                 self._tell("")
                 if self.owner:
                     await self._own(answer)
-                else:
+                elif answer.left_ms:  # none: somebody holds it by hand
                     pause = min(pause, answer.left_ms / 1000 + 0.01)
             except BrokerUnavailable as error:
                 self._tell(str(error))
@@ -283,12 +283,12 @@ class Inbox:
                 group.create_task(delivery.forget(spent))
             spent, sent = sent, publishing.result()
             done = buried + [letter.entry for letter, _ in sent]
-            next = reading.result()
-            if isinstance(next, BrokerUnavailable):
-                raise next
+            there = reading.result()
+            if isinstance(there, BrokerUnavailable):
+                raise there
             if self._leaving.is_set():
                 return done
-            cursor, mail = next
+            cursor, mail = there
             if mail.first is None and not done:
                 await self._idle(bell)
         return []
