@@ -650,10 +650,15 @@ async def test_an_entry_that_was_acknowledged_by_hand_does_not_keep_anybody_busy
         await eventually(lambda: has(one, "a", [1]))
 
 
-async def test_the_bell_that_is_cut_off_is_heard_again() -> None:
+async def test_only_the_owner_has_a_bell_and_hears_it_again_when_it_was_cut_off() -> None:
     (server,) = await shared_servers(1)
-    async with worker(server.url, options=InboxOptions(lease_s=60, client="c")) as one:
-        await owned(one)
+    options = InboxOptions(lease_s=60, client="c")
+    async with (
+        worker(server.url, options=options) as one,
+        worker(server.url, name="v", options=options) as other,
+    ):
+        await owned(one, other)
+        await until(lambda: one.inbox.holder and one.inbox.holder == other.inbox.holder)
 
         async def bells() -> int:
             clients = (await server.command("CLIENT", "LIST")).splitlines()
