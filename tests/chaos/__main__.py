@@ -12,10 +12,10 @@ from pathlib import Path
 
 import uvloop
 
-from chaos.plan import HARSH, MILD
+from chaos.plan import CLUSTER_HARSH, CLUSTER_MILD, HARSH, MILD
 from chaos.run import Result, run
 
-KINDS = {"mild": MILD, "harsh": HARSH}
+KINDS = {"mild": (MILD, CLUSTER_MILD), "harsh": (HARSH, CLUSTER_HARSH)}
 
 
 def _keep(result: Result, folder: Path) -> None:
@@ -27,7 +27,7 @@ async def _run_all(options: argparse.Namespace) -> int:
     for seed in range(options.first, options.first + options.seeds):
         result = await run(
             seed,
-            kinds=KINDS[options.kind],
+            kinds=KINDS[options.kind][not options.shards],
             seconds=options.seconds,
             shards=options.shards,
             check_s=options.check_s,
@@ -56,7 +56,9 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=1, help="the first of them")
     parser.add_argument("--kind", choices=list(KINDS), default="harsh", help="of faults")
     parser.add_argument("--seconds", type=float, default=8.0, help="that each seed's faults take")
-    parser.add_argument("--shards", type=int, default=1, help="Redis servers")
+    parser.add_argument(
+        "--shards", type=int, default=1, help="Redis servers; 0: a cluster of three"
+    )
     parser.add_argument("--check-s", type=float, default=1.0, help="shards.check_s of the servers")
     parser.add_argument("--stories", type=int, default=3, help="findings that are told in full")
     parser.add_argument("--logs", default="", help="a folder for the servers' logs of failed seeds")

@@ -12,16 +12,32 @@ import hiredis
 
 from chaos.journal import Deed, Journal
 from chaos.plan import Fault
-from chaos.stage import TOPICS, Stage
+from chaos.stage import TOPICS, ClusterStage, Stage
 from support.bad_network import BadNetwork
-from support.redis_servers import RedisServer
+from support.redis_cluster import RedisCluster
+from support.redis_servers import RedisServer, eventually
 
 WITNESS_SECONDS = 3.0
 """What is only known to a worker that dies with the shard that has forgotten it, nobody can tell.
 So after a shard was rewound workers live for as long as they may need to say so, even if one was
 stopped meanwhile."""
 
+_BRIEF = ("kill a worker", "freeze a worker", "drop an intake", "drop commands", "forget scripts")
+"""Faults that are in nobody's way."""
+
+_DESTROYERS = (
+    "restart a shard without its data",
+    "flush a shard",
+    "rewind a shard",
+    "kill a node",
+    "stop a node",
+)
+"""Those that take something from every topic of a shard."""
+
 _KILLS = ("kill a worker", "kill an instance", "drain an instance")
+
+SETTLED_SECONDS = 30.0
+"""A cluster takes some seconds to find out that a node is gone, or back."""
 
 DRAIN_SECONDS = 3.0
 """A server that was asked to end and has not by then is killed, as an orchestrator does."""
@@ -58,25 +74,30 @@ class Faults:
             "delete a stream": self._delete_stream,
             "delete a position": self._delete_position,
             "delete a message": self._delete_message,
+            "move a slot": self._move_slot,
+            "fail over": self._fail_over,
+            "kill a node": self._kill_node,
+            "stop a node": self._stop_node,
         }
         self.done: dict[str, int] = dict.fromkeys(self._does, 0)
         """How often each was done."""
 
     async def do(self, fault: Fault) -> None:
         """Does it; returns when it is over, and what can be healed is healed."""
-        began = time.monotonic()
         victim = self._victim(fault)
         if victim in self._busy or (self._rewinding and fault.name in _KILLS):
             return  # one thing at a time: so what each destroys is known
         self._busy.add(victim)
+        began = time.monotonic()
+        destroyed: frozenset[str] = frozenset()
         try:
+            destroyed = await self._destroyed(fault)
             text = await self._does[fault.name](fault)
-        except (OSError, TimeoutError, hiredis.ReplyError) as error:
+        except (OSError, TimeoutError, LookupError, hiredis.ReplyError) as error:
             # Another fault is in the way. Perhaps it was done and only its answer is missing.
             text = f"failed: {error!r}"
         finally:
             self._busy.discard(victim)
-        destroyed = self._destroyed(fault)
         if text:
             self.done[fault.name] += 1
             text = f"{fault.name} {text}"
@@ -85,6 +106,8 @@ class Faults:
     def _victim(self, fault: Fault) -> object:
         if "instance" in fault.name:
             return self._stage.instances[fault.place % len(self._stage.instances)]
+        if isinstance(self._stage, ClusterStage) and fault.name not in _BRIEF:
+            return self._stage
         return self._shard(fault) if "shard" in fault.name else object()
 
     def _shard(self, fault: Fault) -> RedisServer:
@@ -97,11 +120,13 @@ class Faults:
         networks = [network for row in self._stage.networks for network in row]
         return networks[fault.place % len(networks)]
 
-    def _destroyed(self, fault: Fault) -> frozenset[str]:
+    async def _destroyed(self, fault: Fault) -> frozenset[str]:
+        """The topics that something may be destroyed of."""
         if fault.name in ("delete a stream", "delete a position", "delete a message"):
             return frozenset({self._topic(fault)})
-        whole = ("restart a shard without its data", "flush a shard", "rewind a shard")
-        return self._stage.topics_of(self._shard(fault)) if fault.name in whole else frozenset()
+        if fault.name in _DESTROYERS:
+            return await self._stage.topics_of(self._shard(fault))
+        return frozenset()
 
     # Servers
 
@@ -258,17 +283,17 @@ class Faults:
 
     async def _delete_stream(self, fault: Fault) -> str:
         topic = self._topic(fault)
-        await self._stage.shard_of(topic).command("DEL", self._stage.stream(topic))
+        await (await self._stage.home(topic)).command("DEL", self._stage.stream(topic))
         return topic
 
     async def _delete_position(self, fault: Fault) -> str:
         topic = self._topic(fault)
-        await self._stage.shard_of(topic).command("DEL", self._stage.meta(topic))
+        await (await self._stage.home(topic)).command("DEL", self._stage.meta(topic))
         return topic
 
     async def _delete_message(self, fault: Fault) -> str:
         topic = self._topic(fault)
-        shard, stream = self._stage.shard_of(topic), self._stage.stream(topic)
+        shard, stream = await self._stage.home(topic), self._stage.stream(topic)
         newest = await shard.command(
             "XREVRANGE", stream, "+", "-", "COUNT", 1 + fault.place // 6 % 5
         )
@@ -277,23 +302,96 @@ class Faults:
         await shard.command("XDEL", stream, newest[-1][0])
         return f"{newest[-1][0]} of {topic}"
 
+    # Clusters
+
+    @property
+    def _cluster(self) -> RedisCluster:
+        assert isinstance(self._stage, ClusterStage)
+        return self._stage.cluster
+
+    async def _move_slot(self, fault: Fault) -> str:
+        """With a topic in it."""
+        assert isinstance(self._stage, ClusterStage)
+        topic = self._topic(fault)
+        owner = await self._stage.home(topic)
+        others = [node for node in await self._primaries() if node is not owner]
+        await self._cluster.move_slot(
+            self._stage.slot(topic), others[fault.place // 6 % len(others)]
+        )
+        return f"of {topic}"
+
+    async def _primaries(self) -> list[RedisServer]:
+        running = [node for node in self._stage.shards if node.running]
+        roles = [await node.info("replication") for node in running]
+        return [node for node, role in zip(running, roles, strict=True) if role["role"] == "master"]
+
+    async def _fail_over(self, fault: Fault) -> str:
+        """With the consent of the primary: nothing is lost."""
+        node = self._shard(fault)
+        role = await node.info("replication")
+        if role["role"] != "slave" or role["master_link_status"] != "up":
+            return ""
+        await self._cluster.failover(node)
+        return f"to {self._shard_name(fault)}"
+
+    async def _kill_node(self, fault: Fault) -> str:
+        """Its replica takes over, unless it is back sooner, without its data."""
+        node = self._shard(fault)
+        await self._settled()
+        node.kill()
+        self._rewinding += 1
+        try:
+            await asyncio.sleep(6 * fault.seconds)
+            await node.start()
+            await self._settled()
+            await asyncio.sleep(WITNESS_SECONDS)
+        finally:
+            self._rewinding -= 1
+        return self._shard_name(fault)
+
+    async def _stop_node(self, fault: Fault) -> str:
+        """Its replica takes over meanwhile. It goes on as a primary until it hears of that."""
+        node = self._shard(fault)
+        await self._settled()
+        node.stop()
+        self._rewinding += 1
+        try:
+            await asyncio.sleep(4 * fault.seconds)
+            node.go_on()
+            await self._settled()
+            await asyncio.sleep(WITNESS_SECONDS)
+        finally:
+            node.go_on()
+            self._rewinding -= 1
+        return self._shard_name(fault)
+
+    async def _settled(self) -> None:
+        """Returns when every node finds the cluster whole."""
+
+        async def settled() -> bool:
+            try:
+                infos = [await node.command("CLUSTER", "INFO") for node in self._stage.shards]
+                roles = [await node.info("replication") for node in self._stage.shards]
+            except (OSError, hiredis.ReplyError):
+                return False
+            replicas = [role for role in roles if role["role"] == "slave"]
+            return (
+                all("cluster_state:ok" in info for info in infos)
+                and len(replicas) == len(self._cluster.replicas)
+                and all(role["master_link_status"] == "up" for role in replicas)
+            )
+
+        await eventually(settled, SETTLED_SECONDS)
+
     # The end
 
     async def heal(self) -> None:
         """Undoes whatever a fault that was interrupted has left behind."""
-        for row in self._stage.networks:
-            for network in row:
-                network.flow()
-                network.up()
+        await self._stage.heal()
         for shard in self._stage.shards:
-            if shard.running:
-                shard.go_on()
-            else:
-                await shard.start()
             await self._until_done(shard, "CONFIG", "SET", OVERFLOW, "pubsub 32mb 8mb 60")
-        for instance in self._stage.instances:
-            if not instance.up:
-                await instance.start()
+        if isinstance(self._stage, ClusterStage):
+            await self._settled()
 
 
 def _journal_file(shard: RedisServer) -> Path:

@@ -49,6 +49,31 @@ HARSH: Mapping[str, int] = {
 }
 """And those that destroy data: then whoever misses something must have been told."""
 
+_ELSEWHERE = {
+    "cut the network",
+    "stall the network",
+    "part the network",
+    "restart a shard",
+    "stop a shard",
+}
+
+CLUSTER_MILD: Mapping[str, int] = {
+    **{name: weight for name, weight in MILD.items() if name not in _ELSEWHERE},
+    "move a slot": 6,
+    "fail over": 4,
+}
+"""The same in a cluster, which has no network of ours, and restarts nodes in ways of its own."""
+
+CLUSTER_HARSH: Mapping[str, int] = {
+    **CLUSTER_MILD,
+    "flush a shard": 3,
+    "delete a stream": 3,
+    "delete a position": 3,
+    "delete a message": 3,
+    "kill a node": 4,
+    "stop a node": 4,
+}
+
 FAULTS_PER_SECOND = 3.0
 """An instance takes about a second to come back, so there are always several at work."""
 

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import aiohttp
 
+from chaos.event_stream import EventStream
 from chaos.faults import Faults
 from chaos.journal import Journal, Position
 from chaos.judge import Finding, judge, tell
@@ -36,6 +37,15 @@ TEMPERAMENTS: Sequence[Temperament] = (
     Temperament(leaves_s=0.5, forgets=True),
     Temperament(leaves_s=1.5, drops_s=0.5, forgets=True),
 )
+
+
+STREAMS: Sequence[tuple[Sequence[str], Temperament]] = (
+    (TOPICS, Temperament()),
+    (TOPICS, Temperament(leaves_s=0.5)),
+    (TOPICS[:1], Temperament(leaves_s=0.5)),
+    (TOPICS[-1:], Temperament(leaves_s=2.0)),
+)
+"""Streams of one topic have ids of another kind than those of several."""
 
 
 class Result(NamedTuple):
@@ -96,7 +106,7 @@ async def run(
     journal = Journal(brief=frozenset(topic for topic in TOPICS if topic.startswith("brief:")))
     faults = plan(seed, seconds, kinds)
     async with stage(shards=shards, workers=workers, check_s=check_s) as on, _session() as session:
-        subscribers = [
+        subscribers: list[Subscriber | EventStream] = [
             Subscriber(
                 f"{number}",
                 TOPICS,
@@ -106,6 +116,17 @@ async def run(
                 chance=random.Random(f"{seed} subscriber {number}"),
             )
             for number, temperament in enumerate(TEMPERAMENTS)
+        ]
+        subscribers += [
+            EventStream(
+                f"sse{number}",
+                topics,
+                temperament,
+                ports=lambda: on.ports,
+                journal=journal,
+                chance=random.Random(f"{seed} stream {number}"),
+            )
+            for number, (topics, temperament) in enumerate(STREAMS)
         ]
         publishers = [
             Publisher(
@@ -161,7 +182,7 @@ async def _do(faults: Sequence[Fault], doing: Faults, began: float) -> None:
 
 
 async def _until_level(
-    on: Stage, journal: Journal, subscribers: Sequence[Subscriber], deadline: float
+    on: Stage, journal: Journal, subscribers: Sequence[Subscriber | EventStream], deadline: float
 ) -> list[Finding]:
     """Waits until everybody stands where the streams end, and was told what it has missed;
     otherwise says who does not."""
@@ -170,10 +191,10 @@ async def _until_level(
         with suppress(OSError, TimeoutError):
             ends = {topic: await on.position(topic) for topic in TOPICS}
         behind = [
-            Finding("level", topic, subscriber.name, f"stands at {stands} of {end}", 0.0)
-            for topic, end in ends.items()
+            Finding("level", topic, subscriber.name, f"stands at {stands} of {ends[topic]}", 0.0)
             for subscriber in subscribers
-            if (stands := subscriber.standing[topic]) != end
+            for topic, stands in subscriber.standing.items()
+            if ends and stands != ends[topic]
         ]
         level = bool(ends) and not behind
         if level and not any(finding.kind == "lost" for finding in judge(journal)):
