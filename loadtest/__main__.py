@@ -19,6 +19,7 @@ SCENARIOS = {
     "presence": "what it costs a worker and its Redis to know who is subscribed",
     "shards": "what Redis adds: latency, publishes a second, a topic a user; 0, 1 and 3 shards",
     "inbox": "what backends leave in Redis: entries published a second, and how soon",
+    "slow": "a part of the clients stops reading for good: who notices, what it costs, who is gone",
     "autobahn": "the Autobahn test suite's fuzzing client against /echo",
 }
 
