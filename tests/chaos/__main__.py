@@ -31,6 +31,7 @@ async def _run_all(options: argparse.Namespace) -> int:
             seconds=options.seconds,
             shards=options.shards,
             check_s=options.check_s,
+            moving=options.move,
         )
         results.append(result)
         print(result.summary(), flush=True)
@@ -59,6 +60,7 @@ def main() -> int:
     parser.add_argument(
         "--shards", type=int, default=1, help="Redis servers; 0: a cluster of three"
     )
+    parser.add_argument("--move", action="store_true", help="add a shard meanwhile")
     parser.add_argument("--check-s", type=float, default=1.0, help="shards.check_s of the servers")
     parser.add_argument("--stories", type=int, default=3, help="findings that are told in full")
     parser.add_argument("--logs", default="", help="a folder for the servers' logs of failed seeds")

@@ -12,7 +12,7 @@ import hiredis
 
 from chaos.journal import Deed, Journal
 from chaos.plan import Fault
-from chaos.stage import TOPICS, ClusterStage, Stage
+from chaos.stage import TOPICS, ClusterStage, MovingStage, Stage
 from support.bad_network import BadNetwork
 from support.redis_cluster import RedisCluster
 from support.redis_servers import RedisServer, eventually
@@ -132,7 +132,8 @@ class Faults:
 
     async def _kill_worker(self, fault: Fault) -> str:
         instance = self._stage.instances[fault.place % len(self._stage.instances)]
-        return "done" if instance.kill_worker(fault.place // 7) else ""
+        # One that has not started yet takes it for a reason not to.
+        return "done" if instance.up and instance.kill_worker(fault.place // 7) else ""
 
     async def _kill_instance(self, fault: Fault) -> str:
         number = fault.place % len(self._stage.instances)
@@ -382,6 +383,26 @@ class Faults:
             )
 
         await eventually(settled, SETTLED_SECONDS)
+
+    # Adding a shard
+
+    async def roll(self, moving: bool) -> None:
+        """Tells all servers, one after another, that topics may move or that they do."""
+        stage = self._stage
+        assert isinstance(stage, MovingStage)
+        for instance in stage.instances:
+            while instance in self._busy:  # noqa: ASYNC110 - there is nothing else to wait for
+                await asyncio.sleep(0.05)
+            self._busy.add(instance)
+            try:
+                began = time.monotonic()
+                stage.move(instance, moving)
+                await instance.drain(DRAIN_SECONDS)
+                await instance.start()
+                text = f"topics {'' if moving else 'may '}move, for one more server"
+                self._journal.deeds.append(Deed(began, time.monotonic(), text))
+            finally:
+                self._busy.discard(instance)
 
     # The end
 

@@ -19,12 +19,14 @@ START_SECONDS = 60.0
 
 
 class Instance:
-    """See the module's text. config: its configuration file; log: where its words go."""
+    """See the module's text. config: its configuration file; log: where its words go; count: of
+    its workers."""
 
-    def __init__(self, config: Path, log: Path) -> None:
-        self.config = config
+    def __init__(self, config: Path, log: Path, count: int) -> None:
+        self.count = count
         self.port = 0
         self.api_port = 0
+        self._config = config
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -32,6 +34,11 @@ class Instance:
     def up(self) -> bool:
         """Whether it takes connections, as far as we know."""
         return self.port > 0
+
+    def configure(self, text: str) -> None:
+        """Writes the configuration, which counts from the next start on."""
+        self._config.touch(mode=0o600)
+        self._config.write_text(text)
 
     async def start(self) -> None:
         """Returns when it takes connections."""
@@ -56,7 +63,7 @@ class Instance:
                     # Else a test that is killed would leave it behind.
                     *((guard, "--pdeathsig", "KILL") if guard else ()),
                     *(sys.executable, "-m", "clarion_server", "serve"),
-                    *("--config", str(self.config), "--port", "0", "--api-port", "0"),
+                    *("--config", str(self._config), "--port", "0", "--api-port", "0"),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=out,

@@ -154,6 +154,8 @@ class _Reading:
             if not self._is_explained(gap):
                 self._unexplained.append(gap)
             return entry.position
+        if entry.kind == "begin":
+            self._find("odd", f"it began again at {entry.position}", entry.at)
         if entry.kind == "turn" and entry.position.offset != position.offset:
             self._find("order", f"a turn at {entry.position} came at {position}", entry.at)
         elif entry.kind == "resumed" and entry.position.offset < position.offset:

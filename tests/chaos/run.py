@@ -101,11 +101,18 @@ async def run(
     shards: int = 1,
     workers: Sequence[int] = (2, 1),
     check_s: float = 1.0,
+    moving: bool = False,
 ) -> Result:
-    """Runs one seed. It decides the schedule and the temperaments, not who comes first where."""
+    """Runs one seed. It decides the schedule and the temperaments, not who comes first where.
+
+    shards: how many; 0: a cluster. moving: whether one more is added meanwhile.
+    """
     journal = Journal(brief=frozenset(topic for topic in TOPICS if topic.startswith("brief:")))
     faults = plan(seed, seconds, kinds)
-    async with stage(shards=shards, workers=workers, check_s=check_s) as on, _session() as session:
+    async with (
+        stage(shards=shards, workers=workers, check_s=check_s, moving=moving) as on,
+        _session() as session,
+    ):
         subscribers: list[Subscriber | EventStream] = [
             Subscriber(
                 f"{number}",
@@ -148,7 +155,10 @@ async def run(
         async with asyncio.TaskGroup() as group:
             lives = [group.create_task(each.run(session)) for each in subscribers]
             work = [group.create_task(each.run(session)) for each in publishers]
+            rolling = [group.create_task(_add_a_shard(doing, seconds))] if moving else []
             await _do(faults, doing, began)
+            if rolling:
+                await asyncio.wait(rolling)
             await doing.heal()
             healed = time.monotonic()
             for subscriber in subscribers:
@@ -179,6 +189,13 @@ async def _do(faults: Sequence[Fault], doing: Faults, began: float) -> None:
         for fault in faults:
             await asyncio.sleep(max(0.0, began + fault.at - time.monotonic()))
             group.create_task(doing.do(fault))
+
+
+async def _add_a_shard(doing: Faults, seconds: float) -> None:
+    await asyncio.sleep(seconds / 5)
+    await doing.roll(moving=False)
+    await asyncio.sleep(seconds / 5)
+    await doing.roll(moving=True)
 
 
 async def _until_level(

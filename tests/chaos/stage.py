@@ -32,19 +32,25 @@ BRIEF = 40
 
 
 class Stage:
-    """See the module's text. networks: of each server, one to each shard."""
+    """See the module's text.
+
+    networks: of each server, one to each shard. check_s: of the servers' configuration.
+    """
 
     def __init__(
         self,
         shards: Sequence[RedisServer],
         instances: Sequence[Instance],
         networks: Sequence[Sequence[BadNetwork]],
+        *,
         folder: Path,
+        check_s: float,
     ) -> None:
         self.shards = shards
         self.instances = instances
         self.networks = networks
         self.folder = folder
+        self._check_s = check_s
         self._keys = Keys()
         self._placement = Placement([f"s{number}" for number in range(len(shards))])
 
@@ -55,6 +61,38 @@ class Stage:
     @property
     def api_ports(self) -> list[int]:
         return [instance.api_port for instance in self.instances if instance.up]
+
+    def configure(self, instance: Instance) -> None:
+        """Writes a server's configuration, for its next start."""
+        instance.configure(self._configuration(instance, redis=self._urls(instance)))
+
+    def _configuration(self, instance: Instance, **shards: Sequence[str]) -> str:
+        lists = "\n".join(f"{name} = {list(urls)}" for name, urls in shards.items())
+        return f"""
+api_keys = ["{KEY}"]
+workers = {instance.count}
+{lists}
+[auth]
+anonymous = true
+[shards]
+timeout_s = 0.6
+probe_s = 0.25
+linger_s = 0.3
+check_s = {self._check_s}
+[namespaces.long]
+history_size = 20000
+subscribe = "everyone"
+[namespaces.brief]
+history_size = {BRIEF}
+subscribe = "everyone"
+"""
+
+    def _urls(self, instance: Instance) -> list[str]:
+        networks = self.networks[self.instances.index(instance)]
+        return [
+            f"redis://127.0.0.1:{network.port}/0?name=s{place}"
+            for place, network in enumerate(networks)
+        ]
 
     async def home(self, topic: str) -> RedisServer:
         """The server that has a topic."""
@@ -72,7 +110,8 @@ class Stage:
 
     async def position(self, topic: str) -> Position | None:
         """The end of a topic's stream, as Redis has it."""
-        epoch, offset = await (await self.home(topic)).command("HMGET", self.meta(topic), "e", "o")
+        home = await self.home(topic)
+        epoch, offset = await home.command("HMGET", self.meta(topic), "e", "o")
         return None if epoch is None else Position(epoch, int(offset))
 
     async def heal(self) -> None:
@@ -91,12 +130,49 @@ class Stage:
                 await instance.start()
 
 
+class MovingStage(Stage):
+    """The last shard is yet to be added. The servers are told in the steps that are described in
+    `clarion_fanout.redis_moving`; the last of them changes nothing that could be seen."""
+
+    def configure(self, instance: Instance) -> None:
+        urls = self._urls(instance)
+        instance.configure(self._configuration(instance, redis=urls[:-1]))
+
+    def move(self, instance: Instance, moving: bool) -> None:
+        """Tells a server, at its next start, that topics may move or that they do."""
+        after = self._urls(instance)
+        before = after[:-1]
+        instance.configure(
+            self._configuration(instance, redis=after, previous_shards=before)
+            if moving
+            else self._configuration(instance, redis=before, next_shards=after)
+        )
+
+    async def home(self, topic: str) -> RedisServer:
+        after = await super().home(topic)
+        return after if await after.command("EXISTS", self.meta(topic)) else self._before(topic)
+
+    def _before(self, topic: str) -> RedisServer:
+        placement = Placement([f"s{number}" for number in range(len(self.shards) - 1)])
+        return self.shards[placement.place(topic)]
+
+    async def topics_of(self, shard: RedisServer) -> frozenset[str]:
+        """Those that are there, and those that were."""
+        before = (topic for topic in TOPICS if self._before(topic) is shard)
+        return (await super().topics_of(shard)).union(before)
+
+
 class ClusterStage(Stage):
     """The shards are the nodes of a cluster, primaries and replicas."""
 
-    def __init__(self, cluster: RedisCluster, instances: Sequence[Instance], folder: Path) -> None:
-        super().__init__(cluster.nodes, instances, [], folder)
+    def __init__(
+        self, cluster: RedisCluster, instances: Sequence[Instance], *, folder: Path, check_s: float
+    ) -> None:
+        super().__init__(cluster.nodes, instances, [], folder=folder, check_s=check_s)
         self.cluster = cluster
+
+    def _urls(self, instance: Instance) -> list[str]:
+        return [self.cluster.url]
 
     def slot(self, topic: str) -> int:
         return slot_of(self._keys.channel(topic))
@@ -106,76 +182,39 @@ class ClusterStage(Stage):
 
 
 @asynccontextmanager
-async def stage(*, shards: int, workers: Sequence[int], check_s: float) -> AsyncIterator[Stage]:
+async def stage(
+    *, shards: int, workers: Sequence[int], check_s: float, moving: bool = False
+) -> AsyncIterator[Stage]:
     """Sets everything up and starts it.
 
-    shards: how many; 0: a cluster. workers: of each server; check_s: of their configuration.
+    shards: how many; 0: a cluster. workers: of each server. moving: whether a shard is added later.
     """
     async with AsyncExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="clarion-chaos-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         instances = [
-            Instance(folder / f"{number}.toml", folder / f"{number}.log")
-            for number in range(len(workers))
+            Instance(folder / f"{number}.toml", folder / f"{number}.log", count)
+            for number, count in enumerate(workers)
         ]
-        made = await (
-            _shards(stack, shards, instances, folder)
-            if shards
-            else _cluster(stack, instances, folder)
-        )
-        for number, (instance, count) in enumerate(zip(instances, workers, strict=True)):
-            urls = [
-                f"redis://127.0.0.1:{network.port}/0?name=s{place}"
-                for place, network in enumerate(made.networks[number] if shards else ())
+        made: Stage
+        if not shards:
+            cluster = RedisCluster(replicas=True, node_timeout_ms=1000)
+            await stack.enter_async_context(cluster)
+            made = ClusterStage(cluster, instances, folder=folder, check_s=check_s)
+        else:
+            redis = [
+                # What it has acknowledged is on disk: only those faults destroy data that say so.
+                await stack.enter_async_context(RedisServer("appendfsync always", appendonly=True))
+                for _ in range(shards + moving)
             ]
-            if isinstance(made, ClusterStage):
-                urls = [made.cluster.url]
-            instance.config.touch(mode=0o600)
-            instance.config.write_text(_config(urls, count, check_s))
+            networks = [
+                [await stack.enter_async_context(bad_network(shard.port)) for shard in redis]
+                for _ in instances
+            ]
+            kind = MovingStage if moving else Stage
+            made = kind(redis, instances, networks, folder=folder, check_s=check_s)
+        for instance in instances:
+            made.configure(instance)
             stack.callback(instance.kill)
             await instance.start()
         yield made
-
-
-async def _shards(
-    stack: AsyncExitStack, count: int, instances: Sequence[Instance], folder: Path
-) -> Stage:
-    redis = [
-        # What it has acknowledged is on disk: only those faults destroy data that say so.
-        await stack.enter_async_context(RedisServer("appendfsync always", appendonly=True))
-        for _ in range(count)
-    ]
-    networks = [
-        [await stack.enter_async_context(bad_network(shard.port)) for shard in redis]
-        for _ in instances
-    ]
-    return Stage(redis, instances, networks, folder)
-
-
-async def _cluster(
-    stack: AsyncExitStack, instances: Sequence[Instance], folder: Path
-) -> ClusterStage:
-    cluster = RedisCluster(replicas=True, node_timeout_ms=1000)
-    return ClusterStage(await stack.enter_async_context(cluster), instances, folder)
-
-
-def _config(urls: Sequence[str], workers: int, check_s: float) -> str:
-    listed = ", ".join(f'"{url}"' for url in urls)
-    return f"""
-api_keys = ["{KEY}"]
-workers = {workers}
-redis = [{listed}]
-[auth]
-anonymous = true
-[shards]
-timeout_s = 0.6
-probe_s = 0.25
-linger_s = 0.3
-check_s = {check_s}
-[namespaces.long]
-history_size = 20000
-subscribe = "everyone"
-[namespaces.brief]
-history_size = {BRIEF}
-subscribe = "everyone"
-"""
