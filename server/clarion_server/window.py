@@ -34,6 +34,7 @@ reads them as fast as it can is not slow. That it does read is a matter of time:
 from __future__ import annotations
 
 from collections import Counter, deque
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, TypeAlias
 
 from clarion_fanout.hub import Form
@@ -70,7 +71,8 @@ class Limit(NamedTuple):
     drip: int
 
 
-class Rule(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Rule:
     """What a namespace wants. bytes, messages, ticks: bounds of its own; 0: the window's."""
 
     namespace: str
@@ -78,11 +80,12 @@ class Rule(NamedTuple):
     bytes: int = 0
     messages: int = 0
     ticks: int = 0
+    plain: bool = field(init=False)
+    """Whether its messages wait like answers, and no account is needed."""
 
-    @property
-    def plain(self) -> bool:
-        """Whether its messages wait like answers, and no account is needed."""
-        return self.policy == "close" and not (self.bytes or self.messages or self.ticks)
+    def __post_init__(self) -> None:
+        bounded = self.bytes or self.messages or self.ticks
+        object.__setattr__(self, "plain", self.policy == "close" and not bounded)
 
 
 PLAIN = Rule("")
@@ -103,10 +106,10 @@ class Account:
 
     def exceeded(self) -> Bound | None:
         """The bound that is exceeded. A single message is always within it."""
-        _, _, most_bytes, most_messages, _ = self.rule
-        if most_bytes and self.bytes > most_bytes and self.messages > 1:
+        rule = self.rule
+        if rule.bytes and self.bytes > rule.bytes and self.messages > 1:
             return "bytes"
-        return "messages" if most_messages and self.messages > most_messages else None
+        return "messages" if rule.messages and self.messages > rule.messages else None
 
 
 class Share:
@@ -156,13 +159,13 @@ class Window:
         "_drained_at",
         "_dropped",
         "_limit",
+        "_peak",
         "_queue",
         "_shares",
         "_sweep_at",
         "bytes",
         "given",
         "messages",
-        "peak",
         "since",
     )
 
@@ -182,14 +185,19 @@ class Window:
         """Waiting bytes that count."""
         self.messages = 0
         """Waiting messages that count, answers included."""
-        self.peak = 0.0
-        """How full it has been: the larger part of its two bounds, 1 and a little more at most."""
+        self._peak = 0.0
         self.given = 0
         """Bytes that were handed on since the client fell behind: the caller's count."""
 
     def __len__(self) -> int:
         """What stands in the queue, dropped letters included."""
         return len(self._queue)
+
+    @property
+    def peak(self) -> float:
+        """How full it has been: the larger part of its two bounds, 1 and a little more at most."""
+        limit = self._limit
+        return max(self._peak, self.bytes / limit.bytes, self.messages / limit.messages)
 
     # In
 
@@ -201,7 +209,10 @@ class Window:
         self._queue.append(frame)
         self.bytes += len(frame)
         self.messages += 1
-        return self._make_room(None)
+        limit = self._limit
+        if self.bytes > limit.bytes or self.messages > limit.messages:
+            return self._make_room(None)
+        return None
 
     def deliver(self, rule: Rule, publication: Publication, frame: bytes, now: int) -> Bound | None:
         """Lets a message wait, as `rule` wants it; returns why the client must be closed."""
@@ -233,6 +244,7 @@ class Window:
 
     def clear(self) -> int:
         """Gives up everything that waits; returns how many messages that were."""
+        self._peak = self.peak
         messages, self.messages, self.bytes, self._dead = self.messages, 0, 0, 0
         self._queue.clear()
         self._accounts.clear()
@@ -246,6 +258,7 @@ class Window:
 
         A loss that is told on the way comes on top; `form` makes a frame of it.
         """
+        self._peak = self.peak  # it grows only in between
         frames: list[bytes] = []
         taken = 0
         queue = self._queue
@@ -339,14 +352,13 @@ class Window:
             for giver in (account, *others) if account else others:
                 while bound is not None and self._drop(giver):
                     bound = self._exceeded()
-        full = max(self.bytes / self._limit.bytes, self.messages / self._limit.messages)
-        self.peak = max(self.peak, full)
         return bound
 
     def _drop(self, account: Account) -> bool:
         """Drops what goes first in a namespace; False if nothing may."""
         if not account.letters or account.rule.policy == "close":
             return False
+        self._peak = self.peak
         if account.rule.policy == "resync":
             self._give_up_topics(account)
         else:
