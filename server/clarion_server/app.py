@@ -37,6 +37,7 @@ from clarion_server.origins import Origins
 from clarion_server.outlet import Outlet
 from clarion_server.peer import Peer
 from clarion_server.process import Process
+from clarion_server.publishing import Publishing
 from clarion_server.siblings import Siblings
 from clarion_server.wheel import TICK_SECONDS, Wheel
 
@@ -84,6 +85,7 @@ class Worker:
         self.presence = presences.make(
             config, broker=self.broker, feed=self.hub, soon=loop.call_soon
         )
+        self.publishing = Publishing(broker=self.broker, counters=self.counters)
         self.inboxes = inboxes.make(config, worker=self.name, broker=self.broker)
         self.keys = KeyRing(config.auth)
         self.directory = Directory(self.wheel)
@@ -103,6 +105,7 @@ class Worker:
         self.edge = Edge(
             config=config,
             broker=self.broker,
+            publishing=self.publishing,
             hub=self.hub,
             permissions=Permissions(config.namespace),
             authenticator=Authenticator(config.auth, self.keys),
@@ -214,11 +217,11 @@ class Worker:
         application = http_api.build(
             config=self.config,
             broker=self.broker,
+            publishing=self.publishing,
             presence=self.presence,
             fleet=self.fleet,
             shards=lambda: brokers.shards(self.broker),
             inboxes=self.inboxes.all if self.inboxes is not None else (),
-            counters=self.counters,
             readiness=self.readiness,
             metrics=self.siblings.exposition,
             public_port=self.port,

@@ -19,6 +19,7 @@ from clarion_server.codes import Close, come_back
 from clarion_server.counters import Counters
 from clarion_server.options import Config, Namespace
 from clarion_server.origins import Origins
+from clarion_server.publishing import Publishing
 from clarion_server.wheel import Wheel, ticks
 from clarion_server.window import BOUNDS, DRIP_BYTES, PLAIN, Limit, Rule
 
@@ -38,6 +39,7 @@ class Edge:
 
     config: Config
     broker: Broker
+    publishing: Publishing
     hub: Hub
     permissions: Permissions
     authenticator: Authenticator

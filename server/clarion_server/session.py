@@ -34,6 +34,7 @@ from clarion_server.auth import ANONYMOUS, Identity, KeyUnknown, TokenRefused
 from clarion_server.codes import Close, Code
 from clarion_server.edge import Edge
 from clarion_server.protocol import Id
+from clarion_server.publishing import Declined
 
 MAX_HISTORY_PAGE = 1000
 """Publications in one `history` answer; a client reads on from the last one's position."""
@@ -465,14 +466,14 @@ class Session:
         self._start(self._publish(Draft(topic, data), id), "publish")
 
     async def _publish(self, draft: Draft, id: Id | UnsetType) -> None:
-        (receipt,) = await self._edge.broker.publish((draft,))
-        if isinstance(receipt, BrokerUnavailable):
-            if not self.over:
-                self._error(id, Code.UNAVAILABLE, str(receipt), draft.topic, receipt.retry_ms)
+        (outcome,) = await self._edge.publishing.publish((draft,), "client")
+        if self.over:
             return
-        self._edge.counters.publications["client"] += 1
-        if not self.over:
-            position = receipt.position
+        if isinstance(outcome, Declined):
+            retry_ms = UNSET if outcome.retry_ms is None else outcome.retry_ms
+            self._error(id, outcome.code, outcome.message, draft.topic, retry_ms)
+        else:
+            position = outcome.position
             self._answer(
                 protocol.Published(
                     id=id,

@@ -25,6 +25,7 @@ from clarion_server.edge import Edge
 from clarion_server.options import AuthOptions, Config, Namespace
 from clarion_server.origins import Origins
 from clarion_server.outlet import Outlet
+from clarion_server.publishing import Publishing
 from clarion_server.wheel import Wheel
 from support.clients import FakeClient
 from support.turning import TurningBroker
@@ -197,6 +198,7 @@ class World:
         self.edge = Edge(
             config=config,
             broker=self.broker,
+            publishing=Publishing(broker=self.broker, counters=self.counters),
             hub=self.hub,
             permissions=Permissions(config.namespace),
             authenticator=Authenticator(config.auth, self.keys),

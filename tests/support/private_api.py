@@ -33,6 +33,7 @@ from clarion_server.metrics import Metrics
 from clarion_server.options import Config, Namespace
 from clarion_server.orders import Badge
 from clarion_server.process import Process
+from clarion_server.publishing import Publishing
 from clarion_server.siblings import Siblings
 
 BADGE = Badge(
@@ -219,10 +220,10 @@ class Api:
         return http_api.build(
             config=self.config,
             broker=self.broker,
+            publishing=Publishing(broker=self.broker, counters=self.counters),
             presence=self.presence,
             fleet=self.fleet,
             shards=lambda: (),
-            counters=self.counters,
             readiness=lambda: Readiness(not self.reasons, self.reasons),
             metrics=siblings.exposition,
         )

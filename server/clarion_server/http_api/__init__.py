@@ -24,7 +24,6 @@ from clarion_fanout.redis_inbox import Inbox
 from clarion_fanout.redis_shard import Shard
 from clarion_server.board import Readiness
 from clarion_server.codes import Code
-from clarion_server.counters import Counters
 from clarion_server.fleet import Fleet
 from clarion_server.http_api import openapi, page
 from clarion_server.http_api.clients import ClientControl
@@ -34,6 +33,7 @@ from clarion_server.http_api.info import About
 from clarion_server.http_api.publish import Publisher
 from clarion_server.http_api.topics import TopicReader
 from clarion_server.options import Config
+from clarion_server.publishing import Publishing
 
 __all__ = ["build", "runner"]
 
@@ -57,11 +57,11 @@ def build(
     *,
     config: Config,
     broker: Broker,
+    publishing: Publishing,
     presence: Presence | None,
     fleet: Fleet,
     shards: Callable[[], Sequence[Shard]],
     inboxes: Sequence[Inbox] = (),
-    counters: Counters,
     readiness: Callable[[], Readiness],
     metrics: Callable[[str], Awaitable[tuple[bytes, str]]],
     public_port: int | None = None,
@@ -73,7 +73,7 @@ def build(
     metrics: their text and its content type, for an `Accept` header.
     public_port: where it is not `config.port`: that may be 0, for any that is free.
     """
-    publisher = Publisher(limits=config.limits, broker=broker, counters=counters)
+    publisher = Publisher(limits=config.limits, publishing=publishing)
     reader = TopicReader(config=config, broker=broker, presence=presence, fleet=fleet)
     control = ClientControl(limits=config.limits, fleet=fleet)
     about = About(

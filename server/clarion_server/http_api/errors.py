@@ -16,6 +16,7 @@ from aiohttp import hdrs, web
 from clarion_fanout.broker import BrokerUnavailable
 from clarion_server.codes import Code
 from clarion_server.fleet import Absent
+from clarion_server.publishing import Declined
 
 PARTIAL_RETRY_MS = 1000
 """A worker that is late has its answer ready by then; one that was killed is given up 15 s after
@@ -102,6 +103,19 @@ def busy(error: BrokerUnavailable) -> web.Response:
     return _later(unavailable(error), error.retry_ms)
 
 
+def declined(why: Declined, topic: str) -> Error:
+    """Why a message was not published."""
+    return Error(code=why.code, message=why.message, topic=topic, retry_ms=why.retry_ms)
+
+
+def decline(why: Declined, topic: str) -> web.Response:
+    """The answer to a request whose only message was not published."""
+    status = _STATUS.get(why.code, 400)
+    if why.retry_ms is not None:
+        return _later(declined(why, topic), why.retry_ms, status)
+    return web.Response(body=encode(Failure(declined(why, topic))), status=status, headers=HEADERS)
+
+
 def partial(count: int, unanswered: Sequence[Absent]) -> web.Response:
     """The answer to what some workers have not done, as far as is known. Not 2xx: whoever looks at
     nothing but the status must not take a user for disconnected who is not."""
@@ -116,11 +130,19 @@ def partial(count: int, unanswered: Sequence[Absent]) -> web.Response:
     return _later(error, PARTIAL_RETRY_MS)
 
 
-def _later(error: Error, retry_ms: int) -> web.Response:
+def _later(error: Error, retry_ms: int, status: int = 503) -> web.Response:
     seconds = -(-retry_ms // 1000)  # whole seconds (RFC 9110, section 10.2.3), rounded up
     headers = {**HEADERS, hdrs.RETRY_AFTER: str(max(seconds, 1))}
-    return web.Response(body=encode(Failure(error)), status=503, headers=headers)
+    return web.Response(body=encode(Failure(error)), status=status, headers=headers)
 
+
+_STATUS = {
+    Code.TOO_LARGE: 413,
+    Code.TOO_MANY: 429,
+    Code.INTERNAL: 500,
+    Code.UNAVAILABLE: 503,
+}
+"""Of what is declined; anything else is the publisher's fault (400)."""
 
 _CODES = {
     401: Code.UNAUTHORIZED,

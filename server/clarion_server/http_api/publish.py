@@ -15,13 +15,12 @@ import msgspec
 from aiohttp import web
 
 from clarion_fanout import payload
-from clarion_fanout.broker import Broker, BrokerUnavailable
 from clarion_fanout.publication import Draft, PayloadError, Receipt
 from clarion_server.codes import Code
-from clarion_server.counters import Counters
 from clarion_server.http_api.bodies import TopicName, checked, decode, read
-from clarion_server.http_api.errors import Failure, Refusal, answer, unavailable
+from clarion_server.http_api.errors import Failure, Refusal, answer, decline, declined
 from clarion_server.options import Limits
+from clarion_server.publishing import Declined, Publishing
 
 PORTION = 500
 """Messages that are checked and published in one turn of the event loop: about 3 ms with small
@@ -114,19 +113,16 @@ _BROADCAST = msgspec.json.Decoder(Broadcast)
 class Publisher:
     """The handlers of `/v1/publish`, `/v1/publish/batch` and `/v1/broadcast`."""
 
-    def __init__(self, *, limits: Limits, broker: Broker, counters: Counters) -> None:
+    def __init__(self, *, limits: Limits, publishing: Publishing) -> None:
         self._limits = limits
-        self._broker = broker
-        self._counters = counters
+        self._publishing = publishing
 
     async def one(self, request: web.Request) -> web.Response:
         draft = self._draft(decode(_MESSAGE, await read(request, self._limits)))
-        (receipt,) = await self._broker.publish((draft,))
-        if isinstance(receipt, BrokerUnavailable):
-            raise receipt
-        if not receipt.duplicate:
-            self._counters.publications["api"] += 1
-        return answer(_published(receipt))
+        (outcome,) = await self._publishing.publish((draft,), "api")
+        if isinstance(outcome, Declined):
+            return decline(outcome, draft.topic)
+        return answer(_published(outcome))
 
     async def batch(self, request: web.Request) -> web.Response:
         messages = decode(_BATCH, await read(request, self._limits)).messages
@@ -154,11 +150,13 @@ class Publisher:
 
     async def _publish(self, entries: Sequence[Entry]) -> list[Outcome]:
         drafts = [entry for entry in entries if isinstance(entry, Draft)]
-        receipts = await self._broker.publish(drafts) if drafts else ()
-        outcomes = [_outcome(receipt) for receipt in receipts]
-        self._counters.publications["api"] += sum(
-            isinstance(outcome, Published) and not outcome.duplicate for outcome in outcomes
-        )
+        results = await self._publishing.publish(drafts, "api") if drafts else ()
+        outcomes: list[Outcome] = [
+            Failure(declined(result, draft.topic))
+            if isinstance(result, Declined)
+            else _published(result)
+            for draft, result in zip(drafts, results, strict=True)
+        ]
         if len(drafts) == len(entries):
             return outcomes
         rest = iter(outcomes)
@@ -194,12 +192,6 @@ def _addressed(topic: str, data: bytes, key: str | None) -> Entry:
         return Draft(checked(topic), data, key)
     except Refusal as refusal:
         return Failure(refusal.error)
-
-
-def _outcome(receipt: Receipt | BrokerUnavailable) -> Outcome:
-    if isinstance(receipt, BrokerUnavailable):
-        return Failure(unavailable(receipt))
-    return _published(receipt)
 
 
 def _published(receipt: Receipt) -> Published:
