@@ -7,7 +7,7 @@ SHELL := /bin/bash
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: help serve demo test check format lint types lock clean
+.PHONY: help serve demo test chaos check format lint types lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ demo: .venv/.server ## replay real flights into a running server; options in ARG
 test: .venv/.tools ## run every test; options in ARGS="-k session"
 	@.ci/redis
 	@$(BIN)/python -m pytest $(ARGS)
+
+chaos: .venv/.tools ## let everything fail at random; options in ARGS="--seeds 5 --shards 3"
+	@.ci/redis
+	@PYTHONPATH=tests $(BIN)/python -m chaos $(ARGS)
 
 check: format lint types ## format, lint and types; changes nothing
 
