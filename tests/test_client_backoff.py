@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clarion_client.backoff import MAX_RETRY_S, STEADY_S, Backoff
+from clarion_client.backoff import LEAST_RETRY_S, MAX_RETRY_S, STEADY_S, Backoff
 
 
 def highest(low: float, high: float) -> float:
@@ -32,7 +32,7 @@ def test_what_the_server_asks_for_is_obeyed_within_reason() -> None:
     backoff = Backoff(1, 30, highest)
     assert backoff.pause(retry_s=7.34) == 7.34
     assert backoff.pause(retry_s=2, spread_s=1) == 3
-    assert backoff.pause(retry_s=-5) == 0
+    assert backoff.pause(retry_s=-5) == backoff.pause(retry_s=0) == LEAST_RETRY_S
     assert backoff.pause(retry_s=1e9) == MAX_RETRY_S
 
 

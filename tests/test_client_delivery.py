@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from clarion_client.delivery import BATCH, Delivery, Draft, Entry, Request, outcomes
+from clarion_client.delivery import BATCH, Delivery, Draft, Draftable, Entry, Request, outcomes
 from clarion_client.errors import NotAllPublished, PublishError, PublishRefused
 from clarion_client.events import Position, Published
 
@@ -19,7 +19,7 @@ def highest(low: float, high: float) -> float:
 class Sending:
     """A delivery, and an API that says what a test wants. `now` is the time."""
 
-    def __init__(self, *drafts: Draft | tuple[str, Any], until: float = 30) -> None:
+    def __init__(self, *drafts: Draftable, until: float = 30) -> None:
         self.now = 0.0
         self.entries = [Entry(draft, until) for draft in drafts]
         self.delivery = Delivery(self.entries, highest)
@@ -119,13 +119,33 @@ def test_a_status_that_will_not_change_is_a_refusal(status: int) -> None:
 def test_a_page_of_something_in_between_is_no_answer() -> None:
     sending = Sending(("a", 1), ("b", 2))
     first = sending.posts()
-    for body in (b"<html>", b"[]", b'{"results":[]}', b'{"results":7}', b"\xff"):
+    other = b'{"results":[{"topic":"a"},{"topic":"c"}]}'
+    for body in (b"<html>", b"[]", b'{"results":[]}', b'{"results":7}', b"\xff", other):
         sending.hears(200, body)
         sending.waits()
         assert sending.posts() == first
     sending.hears(404, b"<html>")
     assert isinstance(sending.entries[0].result, PublishRefused)
     assert sending.entries[0].result.code == "404"
+
+
+@pytest.mark.parametrize("body", [b"{}", b"<html>", b'{"topic":5}', b'{"topic":"b","offset":1}'])
+def test_nothing_counts_as_published_that_nobody_says_is(body: bytes) -> None:
+    sending = Sending(("a", 1), until=0)
+    sending.posts()
+    sending.hears(200, body)
+    assert sending.over()
+    with pytest.raises(PublishError, match="is not that of a Clarion server") as failed:
+        sending.entries[0].outcome()
+    assert failed.value.status == 200
+
+
+@pytest.mark.parametrize("retry_ms", [10**400, -5, 1e300, True, "1"])
+def test_a_wait_that_makes_no_sense_does_no_harm(retry_ms: Any) -> None:
+    sending = Sending(("a", 1))
+    sending.posts()
+    sending.hears(200, refused("unavailable", retry_ms))
+    assert sending.over() or 0 <= sending.waits() <= 30
 
 
 def test_only_what_may_yet_be_taken_is_sent_again() -> None:
@@ -143,6 +163,13 @@ def test_only_what_may_yet_be_taken_is_sent_again() -> None:
     assert kinds == [Published, Published, PublishRefused]
 
 
+def test_a_key_of_ones_own_counts_in_every_form_of_a_message() -> None:
+    sending = Sending(Draft("a", 1, "x"), ("a", 1, "y"), ("a", 1))
+    keys = [message["id"] for message in sending.posts()[1]["messages"]]
+    assert keys[:2] == ["x", "y"]
+    assert len(keys[2]) > 20
+
+
 def test_it_is_given_up_at_the_deadline_and_says_why() -> None:
     sending = Sending(("a", 1))
     while not sending.over():
@@ -151,8 +178,9 @@ def test_it_is_given_up_at_the_deadline_and_says_why() -> None:
         if not sending.over():
             sending.waits()
     assert sending.now < 30
-    with pytest.raises(PublishError, match="a: not published in time: connection refused"):
+    with pytest.raises(PublishError, match="a: not published in time: connection refused") as gone:
         sending.entries[0].outcome()
+    assert (gone.value.reason, gone.value.status) == ("connection refused", None)
 
 
 def test_what_is_to_wait_beyond_the_deadline_is_given_up_at_once() -> None:

@@ -123,6 +123,16 @@ def test_retry_after_is_obeyed_and_spread() -> None:
     assert client.waits() == 8
 
 
+def test_the_state_has_the_status_of_a_refusal_for_programs() -> None:
+    client = Client()
+    client.effects()
+    client.machine.not_opened("refused", client.now, 503)
+    assert client.machine.state.code == 503
+    client.waits()
+    client.machine.not_opened("connection refused", client.now)
+    assert client.machine.state.code == 1006
+
+
 def test_a_retry_after_is_not_believed_beyond_an_hour() -> None:
     client = Client()
     client.effects()
@@ -134,7 +144,7 @@ def test_an_end_by_the_network_is_followed_by_a_pause_and_another_attempt() -> N
     client = connected()
     client.machine.ended(1006, "", client.now)
     assert client.machine.state == State(
-        Phase.BACKING_OFF, why="the connection was lost (1006)", retry_s=1
+        Phase.BACKING_OFF, why="the connection was lost (1006)", code=1006, retry_s=1
     )
     client.waits()
     assert client.effects() == [Open(fresh=False)]
@@ -312,6 +322,7 @@ def test_a_dead_link_is_dropped() -> None:
     assert client.waits() == 10
     assert client.effects() == [Drop()]
     assert client.machine.state.why == "no answer to a ping"
+    assert client.machine.state.code == 4003
 
 
 def test_a_machine_that_slept_asks_before_it_drops() -> None:

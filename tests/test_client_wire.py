@@ -147,6 +147,10 @@ def test_commands_are_as_few_as_their_size_allows() -> None:
         '{"op":"history","id":1,"topic":"a","epoch":"x","offset":1,"messages":[7]}',
         '{"op":"join","topic":"a"}',
         '{"op":"goodbye","code":"4000"}',
+        '{"op":"message","topic":"a","ts":-1,"data":1}',
+        '{"op":"message","topic":"a","ts":9007199254740992,"data":1}',
+        '{"op":"goodbye","code":4000,"reason":"x","retry_ms":1%s}' % ("0" * 400),
+        '{"op":"welcome","client":"c","expires_ms":-1%s}' % ("0" * 400),
         "[" * 100_000,
     ],
     ids=lambda text: text[:40],
@@ -175,6 +179,38 @@ def test_a_number_of_any_length_is_no_reason_to_lose_a_message() -> None:
 def test_what_is_no_json_is_not_sent(data: object) -> None:
     with pytest.raises((ValueError, TypeError)):
         wire.encode_publish(1, "a", data)
+
+
+def test_json_of_another_encoder_is_sent_as_it_stands() -> None:
+    text = wire.encode_publish(1, "a", wire.Json('{"n": 1.00, "n": [1e400, 1%s]}' % ("0" * 5000)))
+    assert '"data":{"n": 1.00, "n": [1e400, 1000' in text
+    assert json.loads(text, parse_int=float)["op"] == "publish"
+    assert wire.dumps_data(wire.Json(b'"h\xc3\xa4llo"')) == '"hällo"'
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", '1,"id":"other"', "1}", "NaN", "[-Infinity]", '"\ud800"', b'"\xff"', "[" * 100_000],
+    ids=lambda text: repr(text)[:20],
+)
+def test_what_claims_to_be_json_and_is_not_is_the_callers_mistake(text: str | bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        wire.Json(text)
+
+
+def test_another_reader_of_json_may_take_the_place_of_pythons() -> None:
+    text = '{"op":"message","topic":"a","ts":1,"data":{"n":1}}'
+    read = wire.decode(text, lambda text: {**json.loads(text), "data": "mine"})
+    assert read == wire.Publication("a", None, 1, "mine")
+
+
+@pytest.mark.parametrize("failure", [KeyError("x"), ValueError("y"), RecursionError()])
+def test_whatever_a_reader_raises_means_that_it_is_no_json(failure: Exception) -> None:
+    def read(text: str) -> object:
+        raise failure
+
+    with pytest.raises(wire.NotClarion):
+        wire.decode("{}", read)
 
 
 @pytest.mark.parametrize("topic", ["", "a" * 256, "a b", "ä", "a\n", "a;b"])

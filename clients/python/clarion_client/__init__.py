@@ -40,6 +40,7 @@ from clarion_client.events import (
 from clarion_client.publisher import AsyncPublisher, Publisher
 from clarion_client.subscription import Subscription
 from clarion_client.version import VERSION as __version__
+from clarion_client.wire import Json
 
 __all__ = [
     "AsyncPublisher",
@@ -51,6 +52,7 @@ __all__ = [
     "Event",
     "History",
     "Join",
+    "Json",
     "Leave",
     "Lost",
     "Member",

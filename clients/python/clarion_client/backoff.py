@@ -8,8 +8,9 @@ STEADY_S = 10.0
 """A connection that lived so long was a good one: the next pause is a first one again. One that
 is thrown out at once every time does not reset anything, or it would be a storm."""
 
-MAX_RETRY_S = 3600.0
-"""A server that asks for more than an hour is not believed."""
+LEAST_RETRY_S, MAX_RETRY_S = 0.1, 3600.0
+"""A server that asks for more than an hour is not believed, and one that asks for nothing at all
+gets ten attempts a second at most."""
 
 
 class Backoff:
@@ -34,7 +35,7 @@ class Backoff:
         bound = min(self._most, self._first * 2.0 ** min(self._tries, 32))
         self._tries += 1
         if retry_s is not None:
-            return min(max(retry_s, 0.0), MAX_RETRY_S) + self._uniform(0.0, spread_s)
+            return min(max(retry_s, LEAST_RETRY_S), MAX_RETRY_S) + self._uniform(0.0, spread_s)
         return self._uniform(0.0, bound)
 
     def lived(self, seconds: float) -> None:

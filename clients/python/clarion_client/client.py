@@ -63,6 +63,7 @@ class Client:
     give_up_s        without a connection for so long, the client closes; None: never
     max_message_bytes  the longest message that is taken from the server
     max_command_bytes  the longest that the server takes from us; `limits.message_bytes` of it
+    loads            reads the server's JSON; a faster one than Python's own, such as `orjson.loads`
     headers          more of them for the handshake
     ssl              a context for `wss://`; None: the default one
     proxy            True: the environment's, except for this machine; False: none; or its URL
@@ -85,6 +86,7 @@ class Client:
         give_up_s: float | None = None,
         max_message_bytes: int = 4 * 1024 * 1024,
         max_command_bytes: int = 64 * 1024,
+        loads: wire.Loads | None = None,
         headers: Mapping[str, str] | None = None,
         ssl: ssl_module.SSLContext | None = None,
         proxy: str | bool = True,
@@ -112,6 +114,7 @@ class Client:
             random.uniform,
             renewable=self._tokens.renewable,
             max_bytes=max_command_bytes,
+            loads=loads or wire.loads,
         )
         self._engine: Engine | None = None
 

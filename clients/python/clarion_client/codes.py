@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 NORMAL = 1000
+PROTOCOL_ERROR = 1002
 NO_CLOSE_FRAME = 1006
 TOO_BIG = 1009
 TOKEN_EXPIRED = 4002
+NO_PONG = 4003
 
 
 def come_back(code: int) -> bool:

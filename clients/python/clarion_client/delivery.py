@@ -33,6 +33,10 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 """Between tries, a random part of: a server that restarts is back in a second or two."""
 
 
+MAX_RETRY_MS = 3_600_000
+"""A server that asks for more than an hour is not believed."""
+
+
 class Draft(NamedTuple):
     """A message to publish. `id` is its idempotency key; None: a random one."""
 
@@ -55,9 +59,9 @@ class Entry:
     __slots__ = ("data", "id", "result", "topic", "tried", "until")
 
     def __init__(self, draft: Draftable, until: float) -> None:
-        topic, data, id = draft if isinstance(draft, Draft) else Draft(draft[0], draft[1])
-        self.topic = wire.check_topic(topic)
-        self.data = wire.dumps(data)
+        id = draft[2] if len(draft) == 3 else None
+        self.topic = wire.check_topic(draft[0])
+        self.data = wire.dumps_data(draft[1])
         self.id = secrets.token_urlsafe(16) if id is None else _check_id(id)
         self.until = until
         self.tried = False
@@ -104,12 +108,14 @@ class Delivery:
         self._batch = BATCH
         self._under_way: Request | None = None
         self._why = ""
+        self._status: int | None = None
 
     def next(self, now: float) -> Request | float | None:
         """The next step: a request, seconds to wait, or None when every message has a result."""
         hopeless = [e for e in self._left if e.tried and e.until <= max(now, self._again_at)]
         for entry in hopeless:
-            entry.result = PublishError(f"{entry.topic}: not published in time: {self._why}")
+            text = f"{entry.topic}: not published in time: {self._why}"
+            entry.result = PublishError(text, self._why, self._status)
         self._left = [entry for entry in self._left if entry.result is None]
         if not self._left:
             return None
@@ -122,7 +128,7 @@ class Delivery:
 
     def failed(self, why: str, now: float) -> None:
         """The request has no answer: it may have been carried out or not."""
-        self._why = why
+        self._why, self._status = why, None
         self._again_at = now + self._backoff.pause()
 
     def answered(self, status: int, retry_s: float | None, body: bytes, now: float) -> None:
@@ -134,7 +140,8 @@ class Delivery:
         if status == 200:
             self._accepted(entries, answer, now)
         elif codes.status_comes_back(status):
-            self._why = f"{status} {_problem(answer)[1]}".rstrip()
+            self._why = _problem(answer)[1] or f"the server answered with status {status}"
+            self._status = status
             self._again_at = now + self._backoff.pause(retry_s)
         elif status == 413 and len(entries) > 1:
             self._batch = len(entries) // 2  # this server takes less at once than most
@@ -153,16 +160,15 @@ class Delivery:
         listed: Sequence[object] = ()
         if isinstance(results, list):
             listed = cast("Sequence[object]", results)
-        if len(listed) != len(entries):
+        answers = [_fields(result) for result in listed]
+        if len(answers) != len(entries) or not all(map(_answers, answers, entries)):
+            # A page of something in between, say. Nothing was published by that.
             self.failed("the answer is not that of a Clarion server", now)
+            self._status = 200
             return
-        waits: list[float] = []
-        for entry, result in zip(entries, listed, strict=True):
-            retry_ms = _settle(entry, _fields(result))
-            if retry_ms is not None:
-                waits.append(retry_ms / 1000)
+        waits = [wait for wait in map(_settle, entries, answers) if wait is not None]
         if waits:
-            self._why = "the server's broker is not available"
+            self._why, self._status = "the server's broker is not available", 503
             self._again_at = now + self._backoff.pause(max(waits))
 
 
@@ -183,19 +189,24 @@ def _request(entries: Sequence[Entry], most: int) -> Request:
     return Request("/v1/publish/batch", body, entries[: len(texts)])
 
 
-def _settle(entry: Entry, result: dict[str, Any]) -> float | None:
-    """Takes over a result. Returns the `retry_ms` of one that may yet become another."""
-    error: Any = result.get("error")
-    if error is None:
+def _answers(result: Mapping[str, Any], entry: Entry) -> bool:
+    """Whether the server speaks of this message."""
+    return result.get("topic") == entry.topic or bool(_problem(result)[0])
+
+
+def _settle(entry: Entry, result: Mapping[str, Any]) -> float | None:
+    """Takes over a result. Returns in how many seconds it may become another one."""
+    code, message = _problem(result)
+    if not code:
         epoch, offset = result.get("epoch"), result.get("offset")
-        known = isinstance(epoch, str) and isinstance(offset, int)
-        position = Position(str(epoch), int(str(offset))) if known else None
+        position: Position | None = None
+        if isinstance(epoch, str) and type(offset) is int:
+            position = Position(epoch, offset)
         entry.result = Published(entry.topic, position, result.get("duplicate") is True)
         return None
-    code, message = _problem(result)
-    retry_ms = _fields(error).get("retry_ms")
-    if isinstance(retry_ms, (int, float)):
-        return retry_ms
+    retry_ms: object = _fields(result.get("error")).get("retry_ms")
+    if type(retry_ms) is int:
+        return max(0, min(retry_ms, MAX_RETRY_MS)) / 1000
     entry.result = PublishRefused(message, code, entry.topic)
     return None
 

@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 
-from clarion_client import machine, wire
+from clarion_client import codes, machine, wire
 from clarion_client.errors import ClarionError, Closed, Unanswered
 from clarion_client.events import Ended, Event, Message, Phase, Position, State
 from clarion_client.link import Link, Target
@@ -264,9 +264,9 @@ class Engine:
             self._machine.ended(code, reason, self._loop.time())
             self._pump()
 
-    def not_opened(self, link: Link, why: str, retry_s: float | None) -> None:
+    def not_opened(self, link: Link, why: str, code: int, retry_s: float | None) -> None:
         if link is self._link:
-            self._machine.not_opened(why, self._loop.time(), retry_s)
+            self._machine.not_opened(why, self._loop.time(), code, retry_s)
             self._pump()
 
     def hopeless(self, link: Link, error: Closed) -> None:
@@ -345,7 +345,7 @@ class Engine:
         except Exception as error:
             # The program's own; perhaps its issuer of tokens cannot be reached now.
             log.warning("no token: %s", _told(error))
-            self.not_opened(link, f"no token: {_told(error)}", None)
+            self.not_opened(link, f"no token: {_told(error)}", codes.NO_CLOSE_FRAME, None)
             return
         await link.run(token)
 
@@ -377,9 +377,7 @@ class Engine:
 
     def _show(self, state: State) -> None:
         self._changed.set()
-        if state.phase is Phase.BACKING_OFF:
-            log.warning("%s: %s; again in %.1f s", self._target.shown, state.why, state.retry_s)
-        elif state.phase is Phase.CLOSED:
+        if state.phase is Phase.CLOSED:
             self._room.set()
             for mailbox in {box for boxes in self._boxes.values() for box in boxes}:
                 mailbox.end(state.error and Closed(*state.error.args))
@@ -390,6 +388,8 @@ class Engine:
                 self._on_state(state)
             except Exception:
                 log.exception("on_state failed")
+        if state.phase is Phase.BACKING_OFF:
+            log.warning("%s: %s; again in %.1f s", self._target.shown, state.why, state.retry_s)
 
     def _broken(self, error: Exception) -> None:
         """A task of ours failed, which it never should: there is nothing to go on with."""

@@ -102,22 +102,32 @@ class PublishError(ClarionError):
 
     In the second case the same idempotency key makes another try safe, for as long as the server
     remembers it (five minutes unless configured otherwise).
+
+    reason: the last thing that went wrong, in words. status: of the last HTTP answer; None where
+    there was none.
     """
+
+    def __init__(self, message: str, reason: str = "", status: int | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.status = status
 
 
 class PublishRefused(PublishError):
     """The server will not have this message, and another try would not change that.
 
-    code: for programs, such as "bad_data" or "unauthorized". status: of the HTTP answer; 200 for a
-    message of a batch whose others were taken.
+    code: for programs, such as "bad_data" or "unauthorized"; the status where the answer was not
+    that of a Clarion server. status: of the HTTP answer; 200 for a message of a batch whose others
+    were taken.
     """
 
-    def __init__(self, message: str, code: str, topic: str = "", status: int = 200) -> None:
-        super().__init__(f"{topic}: {message} ({code})" if topic else f"{message} ({code})")
-        self.message = message
+    status: int
+
+    def __init__(self, reason: str, code: str, topic: str = "", status: int = 200) -> None:
+        what = f"{reason} ({code})"
+        super().__init__(f"{topic}: {what}" if topic else what, reason, status)
         self.code = code
         self.topic = topic
-        self.status = status
 
 
 class NotAllPublished(PublishError):

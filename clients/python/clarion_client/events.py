@@ -159,13 +159,17 @@ class State:
     """How it stands with the connection.
 
     client, user: who the server says we are, when CONNECTED. why: what ended the last connection
-    or attempt, when BACKING_OFF or CLOSED. retry_s: the pause until the next attempt, when
-    BACKING_OFF. error: why there will be no other, when CLOSED; None when the program closed it.
+    or attempt, when BACKING_OFF or CLOSED; and for programs, when BACKING_OFF, code: its close code
+    or the HTTP status of a refused handshake. Where there was neither, 1002 means that what came
+    was no `clarion.v1`, 4003 that nothing came any more, 1006 anything else. retry_s: the pause
+    until the next attempt, when BACKING_OFF. error: why there will be no other, when CLOSED; None
+    when the program closed it.
     """
 
     phase: Phase
     client: str = ""
     user: str | None = None
     why: str = ""
+    code: int | None = None
     retry_s: float = 0.0
     error: Closed | None = None

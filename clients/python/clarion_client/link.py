@@ -68,8 +68,8 @@ class Listener(Protocol):
         """The connection is no more; `code` is the server's, 1006 if it gave none."""
         ...
 
-    def not_opened(self, link: Link, why: str, retry_s: float | None) -> None:
-        """There was none."""
+    def not_opened(self, link: Link, why: str, code: int, retry_s: float | None) -> None:
+        """There was none; `code` is the HTTP status of a refusal, 1006 if it was none."""
         ...
 
     def hopeless(self, link: Link, error: Closed) -> None:
@@ -100,10 +100,11 @@ class Link:
             if refused.final:
                 self._listener.hopeless(self, Closed(str(refused), refused.status))
             else:
-                self._listener.not_opened(self, str(refused), refused.retry_s)
+                self._listener.not_opened(self, str(refused), refused.status, refused.retry_s)
             return
         except (OSError, InvalidHandshake, EOFError) as error:
-            self._listener.not_opened(self, f"cannot connect: {_reason(error)}", None)
+            why = f"cannot connect: {_reason(error)}"
+            self._listener.not_opened(self, why, codes.NO_CLOSE_FRAME, None)
             return
         except (ValueError, WebSocketException, ImportError) as error:
             # A host that cannot be one, a proxy that needs a package: the next attempt is the same.

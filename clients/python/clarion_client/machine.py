@@ -112,7 +112,7 @@ class Machine:
     """See the module's text.
 
     uniform: like `random.uniform`. renewable: whether there is a way to new tokens. max_bytes: the
-    longest message that the server takes.
+    longest message that the server takes. loads: reads what it sends.
     """
 
     def __init__(
@@ -122,6 +122,7 @@ class Machine:
         *,
         renewable: bool = False,
         max_bytes: int = 65_536,
+        loads: wire.Loads = wire.loads,
     ) -> None:
         self.state = State(Phase.CONNECTING)
         self.interests = Interests(self._next_id, max_bytes)
@@ -129,6 +130,7 @@ class Machine:
         self._uniform = uniform
         self._renewable = renewable
         self._max_bytes = max_bytes
+        self._loads = loads
         self._backoff = Backoff(timing.first_pause_s, timing.longest_pause_s, uniform)
         self._calls = Calls()
         self._effects: list[Effect] = []
@@ -220,10 +222,16 @@ class Machine:
 
     # What happens
 
-    def not_opened(self, why: str, now: float, retry_s: float | None = None) -> None:
-        """The attempt failed. retry_s: what a `Retry-After` said."""
+    def not_opened(
+        self,
+        why: str,
+        now: float,
+        code: int = codes.NO_CLOSE_FRAME,
+        retry_s: float | None = None,
+    ) -> None:
+        """The attempt failed. code: the status of a refusal, retry_s: its `Retry-After`."""
         if self.phase is Phase.CONNECTING:
-            self._back_off(why, now, retry_s, ROUNDED_S)
+            self._back_off(why, code, now, retry_s, ROUNDED_S)
 
     def received(self, text: str | bytes, now: float) -> None:
         """A message of the server."""
@@ -233,11 +241,12 @@ class Machine:
         try:
             if isinstance(text, bytes):
                 raise wire.NotClarion("a binary message")
-            message = wire.decode(text)
+            message = wire.decode(text, self._loads)
         except wire.NotClarion as problem:
             # Something between us and the server, perhaps. The next connection will tell; and
             # positions see to it that nothing is lost by that.
-            self._drop(f"the server sent what is no clarion.v1: {problem}", now)
+            why = f"the server sent what is no clarion.v1: {problem}"
+            self._drop(why, codes.PROTOCOL_ERROR, now)
             return
         if isinstance(message, wire.Publication):
             self._effects += self.interests.message(message)
@@ -261,7 +270,7 @@ class Machine:
             self._close(why, Closed(text, code))
         else:
             self._fresh |= code == codes.TOKEN_EXPIRED
-            self._back_off(why, now, retry_s)
+            self._back_off(why, code, now, retry_s)
 
     def renewed(self, token: str) -> None:
         """The new token that `Renew` asked for."""
@@ -285,19 +294,19 @@ class Machine:
         elif self.phase is Phase.CLOSED or now < self._until:
             return
         elif self.phase is Phase.CONNECTING:
-            self._drop("no welcome within the time to connect", now)
+            self._drop("no welcome within the time to connect", codes.NO_CLOSE_FRAME, now)
         else:
             self._open(now)
 
     def _ticked_connected(self, now: float) -> None:
         beat = self._pulse.tick(now)
         if beat is Beat.DEAD:
-            self._drop("no answer to a ping", now)
+            self._drop("no answer to a ping", codes.NO_PONG, now)
             return
         if beat is Beat.PING:
             self._send(wire.encode("ping"))
         if self._reading and not self.interests.tick(now):
-            self._drop("no answer to a subscription", now)
+            self._drop("no answer to a subscription", codes.NO_CLOSE_FRAME, now)
             return
         if self._renew_at is not None and now >= self._renew_at:
             self._renew_at = None
@@ -380,12 +389,17 @@ class Machine:
         self._effects.append(Open(self._fresh))
         self._fresh = False
 
-    def _drop(self, why: str, now: float) -> None:
+    def _drop(self, why: str, code: int, now: float) -> None:
         self._effects.append(Drop())
-        self._back_off(why, now)
+        self._back_off(why, code, now)
 
     def _back_off(
-        self, why: str, now: float, retry_s: float | None = None, spread_s: float = 0.0
+        self,
+        why: str,
+        code: int,
+        now: float,
+        retry_s: float | None = None,
+        spread_s: float = 0.0,
     ) -> None:
         if self.phase is Phase.CONNECTED:
             self._backoff.lived(now - self._welcomed_at)
@@ -402,7 +416,7 @@ class Machine:
                 return
             pause = min(pause, left)
         self._until = now + pause
-        self._change(State(Phase.BACKING_OFF, why=why, retry_s=pause))
+        self._change(State(Phase.BACKING_OFF, why=why, code=code, retry_s=pause))
 
     def _close(self, why: str, error: Closed | None) -> None:
         if self.phase is Phase.CLOSED:

@@ -62,7 +62,7 @@ class RedisPublisher:
 
     def publish_quick(self, topic: str, data: Any) -> None:
         """At most once, to whoever is subscribed now. Raises `PublishError`."""
-        channel, text = self._names.channel(topic), wire.dumps(data)
+        channel, text = self._names.channel(topic), wire.dumps_data(data)
         connection = self._connections[ranking(self._shards, topic)[0]]
         try:
             if self._cluster:
@@ -114,7 +114,7 @@ class AsyncRedisPublisher:
 
     async def publish_quick(self, topic: str, data: Any) -> None:
         """As `RedisPublisher.publish_quick`."""
-        channel, text = self._names.channel(topic), wire.dumps(data)
+        channel, text = self._names.channel(topic), wire.dumps_data(data)
         connection = self._connections[ranking(self._shards, topic)[0]]
         try:
             if self._cluster:

@@ -121,4 +121,4 @@ class Names:
         It has an idempotency key in any case, so that sending it again is harmless.
         """
         id = secrets.token_urlsafe(16) if id is None else id
-        return {"topic": wire.check_topic(topic), "data": wire.dumps(data), "id": id}
+        return {"topic": wire.check_topic(topic), "data": wire.dumps_data(data), "id": id}
