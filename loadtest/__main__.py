@@ -12,10 +12,12 @@ from loadtest import machine
 from loadtest.carriers import CLARION
 
 SCENARIOS = {
+    "run": "play scenarios (scenarios/*.toml): baseline, peak, burst, deep, failover and others",
     "fanout": "one topic, 1,000 subscribers: deliveries a second, beside a bare loop of sends",
     "wide": "one topic, 10,000 subscribers, 10 publications a second: when is the last one served",
     "memory": "bytes that an idle, subscribed connection takes",
     "storm": "15,000 clients connect and subscribe at once",
+    "storm_beside": "15,000 newcomers beside clients that are connected: what do these notice",
     "presence": "what it costs a worker and its Redis to know who is subscribed",
     "shards": "what Redis adds: latency, publishes a second, a topic a user; 0, 1 and 3 shards",
     "inbox": "what backends leave in Redis: entries published a second, and how soon",
