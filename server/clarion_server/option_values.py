@@ -190,6 +190,20 @@ class Option(NamedTuple):
         return "is " + (shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "...")
 
 
+class Section(msgspec.Struct, frozen=True, kw_only=True):
+    """A table of the configuration. Its `repr` shows that a secret is set, never the secret."""
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"{type(self).__name__}({shown})"
+
+    def __rich_repr__(self) -> list[tuple[str, object]]:
+        return [
+            (field.name, displayed(field, getattr(self, field.name)))
+            for field in msgspec.structs.fields(self)
+        ]
+
+
 def catalogue(table: type[msgspec.Struct], prefix: str = "") -> Iterator[Option]:
     """Every option of `table` and of the tables in it, in the order they are written down."""
     for field in msgspec.structs.fields(table):

@@ -14,7 +14,8 @@ import msgspec
 
 from clarion_fanout.presence import Keeping
 from clarion_fanout.topics import DEFAULT_NAMESPACE, namespace_of
-from clarion_server.option_values import displayed, option
+from clarion_server.option_values import Section, option
+from clarion_server.pipeline.options import StepOptions
 from clarion_server.window import Policy
 
 Who: TypeAlias = Literal["everyone", "users", "granted", "nobody"]
@@ -42,20 +43,6 @@ ALGORITHMS: tuple[Algorithm, ...] = (
 )  # fmt: skip
 
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True):
-    """A table of the configuration. Its `repr` shows that a secret is set, never the secret."""
-
-    def __repr__(self) -> str:
-        shown = ", ".join(f"{name}={value!r}" for name, value in self.__rich_repr__())
-        return f"{type(self).__name__}({shown})"
-
-    def __rich_repr__(self) -> list[tuple[str, object]]:
-        return [
-            (field.name, displayed(field, getattr(self, field.name)))
-            for field in msgspec.structs.fields(self)
-        ]
 
 
 class KeyOptions(Section, frozen=True, kw_only=True):
@@ -648,6 +635,7 @@ class Namespace(Section, frozen=True, kw_only=True):
             most=3600,
         ),
     ] = 0
+    pipeline: tuple[StepOptions, ...] = ()
 
 
 _UNCONFIGURED = Namespace()

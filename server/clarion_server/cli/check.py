@@ -19,6 +19,7 @@ from clarion_server.option_values import (
     plain,
 )
 from clarion_server.options import KeyOptions, Namespace
+from clarion_server.pipeline.options import STEPS
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,11 +101,15 @@ def _backends(c: config.Config) -> str:
 
 def _values(c: config.Config) -> dict[str, str]:
     """Every option's value as it may be shown, by its key path."""
+    shown: dict[str, str] = {}
     tables: list[tuple[str, type, object]] = [("", config.Config, c)]
     tables += [(f"auth.keys[{i}]", KeyOptions, key) for i, key in enumerate(c.auth.keys)]
     for name, namespace in c.namespaces.items():
-        tables.append((join("namespaces", name), Namespace, namespace))
-    shown: dict[str, str] = {}
+        path = join("namespaces", name)
+        tables.append((path, Namespace, namespace))
+        for i, step in enumerate(namespace.pipeline):
+            tables.append((f"{path}.pipeline[{i}]", type(step), step))
+            shown[f"{path}.pipeline[{i}].step"] = plain(step.step)
     for prefix, kind, table in tables:
         for option in catalogue(kind, prefix):
             value = table
@@ -130,6 +135,9 @@ def reference() -> str:
         if table == "auth":
             lines += _section("`[[auth.keys]]`", list(catalogue(KeyOptions)), outside=False)
     lines += _section("`[namespaces.NAME]`", list(catalogue(Namespace)), outside=False)
+    for name, kind in STEPS.items():
+        title = f'`[[namespaces.NAME.pipeline]]` with `step = "{name}"`'
+        lines += _section(title, list(catalogue(kind)), outside=False)
     return "\n".join(lines).rstrip("\n") + "\n"
 
 

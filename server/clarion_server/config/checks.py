@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from clarion_fanout import redis_address
 from clarion_server.config.auth import auth_conflicts
+from clarion_server.config.pipelines import pipeline_conflicts
 from clarion_server.option_values import MAKE_KEY, Conflict, is_loopback, join
 from clarion_server.options import Config
 
@@ -222,4 +223,5 @@ _RULES = (
     _slow,
     _namespaces,
     auth_conflicts,
+    pipeline_conflicts,
 )

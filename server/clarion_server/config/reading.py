@@ -28,6 +28,7 @@ from clarion_server.option_values import (
     option_of,
 )
 from clarion_server.options import Config, KeyOptions, Namespace
+from clarion_server.pipeline.options import FILE_OPTIONS, STEPS, Python, StepOptions
 
 # Sources that are neither a file, a variable nor a flag.
 DEVELOPMENT = "development"
@@ -50,7 +51,7 @@ CLIENT_VARIABLES = ("CLARION_API_KEY", "CLARION_API_URL", "CLARION_TOKEN", "CLAR
 _SERVICE_VARIABLE = re.compile(r"CLARION_(SERVICE_(HOST|PORT).*|PORT_[0-9]+_(TCP|UDP).*)")
 _SERVICE_URL = re.compile(r"(tcp|udp)://")
 # Paths in these options are relative to the file they stand in.
-_FILE_OPTIONS = ("secret_file", "public_key_file", "jwks_file")
+_FILE_OPTIONS = ("secret_file", "public_key_file", "jwks_file", *FILE_OPTIONS)
 
 
 class Loaded(NamedTuple):
@@ -78,6 +79,7 @@ class Reading:
         self.broken: set[str] = set()
         self.names: dict[str, str] = {DEFAULT_NAMESPACE: f"namespaces.{DEFAULT_NAMESPACE}"}
         self.key_count = 0
+        self.steps: dict[str, list[tuple[type[StepOptions], str]]] = {}
         self.options = tuple(catalogue(Config))
 
     def wrong(self, source: str, key: str, problem: str, expected: str = "") -> None:
@@ -111,6 +113,8 @@ class Reading:
                 self.namespaces(value)
             elif path == "auth.keys":
                 self.keys(value)
+            elif field.type == tuple[StepOptions, ...]:
+                self.pipeline(value, path)
             elif (option := option_of(field, path)) is not None:
                 self.take(self.file, option, option.checked, value)
             else:
@@ -138,6 +142,32 @@ class Reading:
         for place, value in enumerate(cast(list[object], given)):
             self.table(value, KeyOptions, f"auth.keys[{place}]")
         self.key_count = len(cast(list[object], given))
+
+    def pipeline(self, given: object, path: str) -> None:
+        if not isinstance(given, list):
+            expected = f"[[{path}]] before each step, or a list of tables"
+            self.wrong(self.file, path, "is not a list", expected)
+            return
+        steps = self.steps.setdefault(path, [])
+        for place, value in enumerate(cast(list[object], given)):
+            key = f"{path}[{place}]"
+            if not isinstance(value, Mapping):
+                self.wrong(self.file, key, "is not a table", '{ step = "...", ... }')
+                self.broken.add(path)
+                continue
+            table = dict(cast(Mapping[str, object], value))
+            name = table.pop("step", None)
+            kind = STEPS.get(name) if isinstance(name, str) else None
+            if kind is None:
+                self.wrong(self.file, f"{key}.step", _no_step(name), f"one of {', '.join(STEPS)}")
+                self.broken.add(path)
+                continue
+            if kind is Python:
+                table.setdefault("folder", Python().folder)
+            self.values[f"{key}.step"] = name
+            self.sources[f"{key}.step"] = self.file
+            self.table(table, kind, key)
+            steps.append((kind, key))
 
     def unknown(self, key: str, name: str, known: Iterable[str]) -> None:
         near = difflib.get_close_matches(name, known, n=1)
@@ -230,6 +260,9 @@ class Reading:
             elif path == "auth.keys":
                 places = range(self.key_count)
                 made[field.name] = tuple(self.built(KeyOptions, f"{path}[{i}]") for i in places)
+            elif field.type == tuple[StepOptions, ...]:
+                steps = self.steps.get(path, ())
+                made[field.name] = tuple(self.built(step, place) for step, place in steps)
             elif facts_of(field) is None:
                 made[field.name] = self.built(field.type, path)
             elif path in self.values:
@@ -265,6 +298,13 @@ def _last(key: str) -> str:
 
 def _no_such(what: str, hint: str) -> str:
     return f"there is no such {what}" + (f"; did you mean {hint}?" if hint else "")
+
+
+def _no_step(name: object) -> str:
+    if not isinstance(name, str):
+        return "is missing" if name is None else "is not a text"
+    near = difflib.get_close_matches(name, STEPS, n=1)
+    return f'is "{name}"' + (f"; did you mean {near[0]}?" if near else "")
 
 
 def _whereabouts(key: str) -> str:

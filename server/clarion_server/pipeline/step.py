@@ -18,6 +18,24 @@ from clarion_fanout.publication import PayloadError
 _NONE = object()
 
 
+class Misconfigured(ValueError):
+    """A step cannot be made from its options. The text says what is wrong with one of them.
+
+    option: its name, or "" when it is the step as a whole.
+    place: of the step among those of its namespace; set by the chain.
+    """
+
+    def __init__(self, option: str, problem: str, expected: str = "") -> None:
+        super().__init__(option, problem, expected)
+        self.option = option
+        self.problem = problem
+        self.expected = expected
+        self.place = 0
+
+    def __str__(self) -> str:
+        return f"{self.option}: {self.problem}" if self.option else self.problem
+
+
 class Refused(ValueError):
     """A step does not let a document pass. The text says why and where, for its publisher.
 
@@ -25,6 +43,11 @@ class Refused(ValueError):
     """
 
     step: str = ""
+
+
+class Failed(Refused):
+    """A step could not do its work, which is not the document's fault or not known to be. The text
+    has nothing that only the server's operator should know; the chain has logged the rest."""
 
 
 class Document:
@@ -68,11 +91,14 @@ class Document:
     @property
     def value(self) -> object:
         """What the JSON means: dict, list, str, int, float, bool or None. A step that changes it in
-        place assigns it afterwards."""
+        place assigns it afterwards. Raises `Refused` for numbers that Python does not take."""
         value = self._value
         if value is _NONE:
             assert self._data is not None
-            value = self._value = msgspec.json.decode(self._data)
+            try:
+                value = self._value = msgspec.json.decode(self._data)
+            except msgspec.DecodeError as error:  # what is valid JSON: a number of 5,000 digits
+                raise Refused(f"data cannot be read: {error}") from None
         return value
 
     @value.setter
@@ -84,12 +110,21 @@ class Document:
 class Step(Protocol):
     """One step of a namespace's pipeline."""
 
-    name: str
-    """As it is configured: `json_schema`."""
+    @property
+    def name(self) -> str:
+        """As it is configured: `json_schema`."""
+        ...
 
-    safe: bool
-    """Whether its time is bounded by the document's size, so that a small document may be done on
-    the event loop. What runs code of the user's is not."""
+    @property
+    def safe(self) -> bool:
+        """Whether its time is bounded by the document's size, so that a small document may be done
+        on the event loop. What runs code of the user's is not."""
+        ...
+
+    def load(self) -> None:
+        """Imports what `run` needs and the event loop's process should not have. Raises
+        `Misconfigured`."""
+        ...
 
     def run(self, document: Document) -> None:
         """Changes `document`, or raises `Refused`. Any other exception is a bug of the step's; the
