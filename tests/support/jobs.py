@@ -1,0 +1,111 @@
+"""What the processes of tests' pools do. They import this module: it has no other imports than
+they have themselves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from clarion_server.pipeline.child import Work
+from clarion_server.pipeline.step import Failed, Refused
+
+
+def make() -> Mapping[str, Work]:
+    return {"a": job, "b": job, "c": job}
+
+
+def broken() -> Mapping[str, Work]:
+    """Cannot be made."""
+    raise SystemExit(3)
+
+
+def job(data: bytes) -> bytes:
+    """Does what the first word of the data says."""
+    word, _, rest = data.decode().partition(" ")
+    return getattr(_Jobs, word)(rest).encode()  # type: ignore[no-any-return]
+
+
+class _Jobs:
+    @staticmethod
+    def echo(text: str) -> str:
+        return text
+
+    @staticmethod
+    def pid(_text: str) -> str:
+        return str(os.getpid())
+
+    @staticmethod
+    def sleep(seconds: str) -> str:
+        time.sleep(float(seconds))
+        return "slept"
+
+    @staticmethod
+    def spin(seconds: str) -> str:
+        end = time.monotonic() + float(seconds)
+        while time.monotonic() < end:
+            pass
+        return "spun"
+
+    @staticmethod
+    def refuse(text: str) -> str:
+        refused = Refused(text)
+        refused.step = "strict"
+        raise refused
+
+    @staticmethod
+    def fail(text: str) -> str:
+        failed = Failed(text)
+        failed.step = "careless"
+        raise failed
+
+    @staticmethod
+    def bug(text: str) -> str:
+        raise RuntimeError(text)
+
+    @staticmethod
+    def die(_text: str) -> str:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return "never"
+
+    @staticmethod
+    def die_once(path: str) -> str:
+        """Dies unless it has died before."""
+        if not Path(path).exists():
+            Path(path).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "lived"
+
+    @staticmethod
+    def take(megabytes: str) -> str:
+        return str(len(bytearray(int(megabytes) << 20)))
+
+    @staticmethod
+    def double(text: str) -> str:
+        return text * 2
+
+    @staticmethod
+    def descriptors(_text: str) -> str:
+        """What is open: the targets of its descriptors."""
+        names = []
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                names.append(os.readlink(f"/proc/self/fd/{name}"))
+            except OSError:  # the one that lists them
+                continue
+        return "\n".join(names)
+
+    @staticmethod
+    def start(_text: str) -> str:
+        """Starts a process of its own that does not end by itself."""
+        command = [sys.executable, "-c", "import time; time.sleep(600)"]
+        return str(subprocess.Popen(command, stdin=subprocess.DEVNULL).pid)
+
+    @staticmethod
+    def settings(_text: str) -> str:
+        ignored = [signal.getsignal(each) is signal.SIG_IGN for each in (2, 15)]
+        return f"{os.nice(0)} {ignored} {os.getsid(0) == os.getpid()}"
