@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import os
-import random
 import re
 import signal
 import socket
@@ -18,7 +17,6 @@ from typing import Any
 import pytest
 
 from clarion_server.cli import COMMANDS, main
-from clarion_server.cli.tail import LONGEST_PAUSE_S, Backoff, Notice, Shown, Tail
 from clarion_server.cli.terminal import printable
 from clarion_server.option_values import catalogue
 from clarion_server.options import Config, KeyOptions, Namespace
@@ -268,7 +266,9 @@ async def test_publish_hands_over_data_as_it_was_written(capsys: Capture) -> Non
 async def test_publish_without_history_has_no_offset_to_show(capsys: Capture) -> None:
     async with api_server((200, {"topic": "news"})) as api:
         assert await in_thread("publish", "--text", "news", "hello", "--api", api.url) == 0
-    assert api.requests[0][2] == {"topic": "news", "data": "hello"}
+    body = api.requests[0][2]
+    assert (body["topic"], body["data"]) == ("news", "hello")
+    assert len(body["id"]) > 20, "a random key, so that a request without an answer can be repeated"
     assert capsys.readouterr().out == "news  published  no history, no offset\n"
 
 
@@ -288,7 +288,9 @@ async def test_publish_says_that_an_idempotency_key_was_known(capsys: Capture) -
         (["news", "NaN"], "is not JSON"),
         (["ne ws", "1"], "character ' ' at place 2"),
         (["", "1"], "must not be empty"),
-        (["news", "1", "--api", "localhost:8001"], "is not an address"),
+        (["news", "1", "--api", "localhost:8001"], "is no address"),
+        (["news", "1", "--key", "a b"], "visible ASCII"),
+        (["news", "1", "--id", "x" * 129], "an idempotency key has 1 to 128 characters"),
     ],
 )
 def test_publish_refuses_what_cannot_be_published(
@@ -304,10 +306,11 @@ def test_publish_refuses_what_cannot_be_published(
         (401, {"error": {"code": "unauthorized", "message": "no key"}}, "CLARION_API_KEY"),
         (400, {"error": {"code": "bad_data", "message": "too deep"}}, "too deep (400 bad_data)"),
         (503, {"error": {"code": "unavailable", "message": "no broker"}}, "Try again in a moment"),
-        (502, "<h1>Bad Gateway</h1>", "(status 502) does not answer as a Clarion server does"),
-        (307, "", "(status 307) does not answer"),
-        (200, "hello", "does not answer as a Clarion server does"),
-        (200, {"topic": 5}, "does not answer as a Clarion server does"),
+        (502, "<h1>Bad Gateway</h1>", "the server answered with status 502\nTry again in a moment"),
+        (307, "", "status 307, not as a Clarion server does\nIs --api the private port?"),
+        (404, {"error": {"code": "not_found", "message": "no"}}, "Is --api the private port?"),
+        (200, "hello", "is not that of a Clarion server\nIs --api the private port?"),
+        (200, {"topic": 5}, "is not that of a Clarion server\nIs --api the private port?"),
     ],
 )
 async def test_publish_explains_an_answer_that_is_none(
@@ -328,18 +331,18 @@ async def test_publish_says_when_there_is_no_server(capsys: Capture) -> None:
 
 async def test_publish_sends_lines_of_standard_input_as_batches() -> None:
     first = {"results": [{"topic": "t", "offset": n, "epoch": "e"} for n in (1, 2)]}
-    last = {"results": [{"topic": "t", "offset": 3, "epoch": "e"}]}
+    last = {"topic": "t", "offset": 3, "epoch": "e"}
     async with api_server((200, first), (200, last)) as api:
         process = command("publish", "t", "-", "--id", "run", "--api", api.url)
         out, error = await asyncio.to_thread(process.communicate, b'1\n\n{"a":2}\r\n"3"', 20)
     assert (process.returncode, error) == (0, b"")
-    assert [path for path, _, _ in api.requests] == ["/v1/publish/batch"] * 2
+    assert [path for path, _, _ in api.requests] == ["/v1/publish/batch", "/v1/publish"]
     assert api.requests[0][2]["messages"] == [
         {"topic": "t", "data": 1, "id": "run-1"},
         {"topic": "t", "data": {"a": 2}, "id": "run-3"},
     ]
     # A last line without an end is known to be one only when the input ends.
-    assert api.requests[1][2]["messages"] == [{"topic": "t", "data": "3", "id": "run-4"}]
+    assert api.requests[1][2] == {"topic": "t", "data": "3", "id": "run-4"}
     assert [line.split()[2] for line in out.decode().splitlines()] == ["1", "2", "3"]
 
 
@@ -358,7 +361,7 @@ async def test_publish_does_what_it_can_of_standard_input() -> None:
 
 
 async def test_publish_sends_a_line_at_once_and_ends_quietly_on_interrupt() -> None:
-    async with api_server((200, {"results": [{"topic": "t"}]})) as api:
+    async with api_server((200, {"topic": "t"})) as api:
         process = command("publish", "t", "-", "--text", "--api", api.url)
         assert process.stdin is not None
         assert process.stdout is not None
@@ -371,12 +374,42 @@ async def test_publish_sends_a_line_at_once_and_ends_quietly_on_interrupt() -> N
     assert (process.returncode, out, error) == (130, b"", b"")
 
 
+async def test_publish_goes_on_through_the_restart_of_a_server_that_was_there() -> None:
+    done = {"topic": "t"}
+    async with api_server((200, done), (503, ""), (200, done)) as api:
+        process = command("publish", "t", "-", "--api", api.url)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for line in (b"1\n", b"2\n"):
+            process.stdin.write(line)
+            process.stdin.flush()
+            assert await asyncio.to_thread(process.stdout.readline)
+        out, error = await asyncio.to_thread(process.communicate, None, 20)
+    assert (process.returncode, out, error) == (0, b"", b"")
+    [_, second, third] = [body for _, _, body in api.requests]
+    assert second == third, "under the same key: it is published once"
+
+
+async def test_publish_of_standard_input_ends_where_there_is_no_server() -> None:
+    process = command("publish", "t", "-", "--api", f"http://127.0.0.1:{free_port()}")
+    out, error = await asyncio.to_thread(process.communicate, b"1\n2\n", 20)
+    assert (process.returncode, out) == (1, b"")
+    assert b"connection refused\nIs a server running?" in error
+
+
 # subscribe
 
 
 async def welcome(talk: Talk, **fields: object) -> dict[str, Any]:
+    """Welcomes a client. Returns the one command with which it asks for all its topics."""
     await talk.says("welcome", client="c-1", ping_ms=25000, **fields)
     return await talk.hears()
+
+
+async def granted(talk: Talk, topic: str, **fields: object) -> None:
+    """Welcomes a client, and grants its only topic."""
+    asked = await welcome(talk)
+    await talk.says("subscribed", id=asked["id"], topic=topic, **fields)
 
 
 async def tail(*scripts: Script | Refusal, argv: tuple[str, ...] = ("a:1",)) -> int:
@@ -389,10 +422,10 @@ async def test_subscribe_shows_a_line_for_each_message(capsys: Capture) -> None:
     async def script(talk: Talk) -> None:
         assert talk.headers["Sec-WebSocket-Protocol"] == "clarion.v1"
         assert "Authorization" not in talk.headers
-        assert await welcome(talk) == {"op": "subscribe", "topic": "a:1", "last": 2}
-        assert await talk.hears() == {"op": "subscribe", "topic": "longer", "last": 2}
-        await talk.says("subscribed", topic="a:1", epoch="e", offset=9)
-        await talk.says("subscribed", topic="longer")
+        asked = await welcome(talk)
+        assert asked["topics"] == [{"topic": "a:1", "last": 2}, {"topic": "longer", "last": 2}]
+        await talk.says("subscribed", id=asked["id"], topic="a:1", epoch="e", offset=9)
+        await talk.says("subscribed", id=asked["id"], topic="longer")
         await talk.says_raw('{"op":"message","topic":"a:1","offset":9,"ts":0,"data":{"n": 1.0}}')
         await talk.says("message", topic="longer", ts=1, data="hällo\x9b31m")
         await talk.closes(4502, "bye")
@@ -404,7 +437,7 @@ async def test_subscribe_shows_a_line_for_each_message(capsys: Capture) -> None:
     date = "19(70-01-01|69-12-31)"
     assert re.fullmatch(date + r' ..:..:..\.000  a:1          9  {"n": 1\.0}', first)
     assert second.endswith(r'.001  longer       -  "h\u00e4llo\u009b31m"')
-    assert "-- a:1: subscribed at offset 9\n" in captured.err
+    assert "-- a:1: subscribed at offset 9, epoch e\n" in captured.err
     assert "-- longer: subscribed (no history)\n" in captured.err
     assert captured.err.splitlines()[-2] == "clarion: the server closed the connection: bye (4502)"
     assert "\x1b" not in captured.out + captured.err, "colours are for terminals"
@@ -412,29 +445,30 @@ async def test_subscribe_shows_a_line_for_each_message(capsys: Capture) -> None:
 
 async def test_subscribe_resumes_where_it_was_when_the_connection_is_lost(capsys: Capture) -> None:
     async def first(talk: Talk) -> None:
-        await welcome(talk)
-        await talk.says("subscribed", topic="a:1", epoch="e", offset=3)
+        await granted(talk, "a:1", epoch="e", offset=3)
         await talk.says("message", topic="a:1", offset=4, ts=1, data=4)
         await talk.breaks()
 
     async def second(talk: Talk) -> None:
-        since = {"epoch": "e", "offset": 4}
-        assert await welcome(talk) == {"op": "subscribe", "topic": "a:1", "since": since}
-        await talk.says("subscribed", topic="a:1", epoch="e", offset=6, recovered=True)
+        asked = await welcome(talk)
+        assert asked["topics"] == [{"topic": "a:1", "since": {"epoch": "e", "offset": 4}}]
+        answer = {"id": asked["id"], "topic": "a:1", "recovered": True}
+        await talk.says("subscribed", **answer, epoch="e", offset=6)
         await talk.says("message", topic="a:1", offset=5, ts=1, data=5)
         await talk.says("goodbye", code=4000, reason="draining", retry_ms=100)
         await talk.closes(4000, "draining")
 
     async def third(talk: Talk) -> None:
         """Recovery was cut short: it goes on from what came, not from what was promised."""
-        assert (await welcome(talk))["since"] == {"epoch": "e", "offset": 5}
+        [wish] = (await welcome(talk))["topics"]
+        assert wish["since"] == {"epoch": "e", "offset": 5}
         await talk.closes(4500, "enough")
 
     assert await tail(first, second, third) == 1
     captured = capsys.readouterr()
     assert [line.split()[-1] for line in captured.out.splitlines()] == ["4", "5"]
     assert "nothing lost (2 missed)" in captured.err
-    assert "goodbye from the server: draining (4000); to come back in 0.1 s" in captured.err
+    assert "draining (4000); again in 0.1 s" in captured.err
 
 
 async def test_subscribe_comes_back_to_a_server_that_sheds_load(capsys: Capture) -> None:
@@ -444,13 +478,14 @@ async def test_subscribe_comes_back_to_a_server_that_sheds_load(capsys: Capture)
 
     assert await tail(Refusal(503, {"Retry-After": "0"}), Refusal(429), script) == 1
     error = capsys.readouterr().err
-    assert "status 503; again in" in error
-    assert "status 429; again in" in error
+    assert re.search(r"refused with status 503: refused by the test; again in \d\.\d s\n", error)
+    assert "refused with status 429" in error
 
 
 async def test_subscribe_does_not_come_back_when_refused_for_good(capsys: Capture) -> None:
     assert await tail(Refusal(403)) == 1
-    assert "refused the connection with status 403: refused by the test" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "refused with status 403: refused by the test\nIs it the public port's /ws?" in error
 
 
 async def test_subscribe_sends_its_token_and_says_what_is_wrong_with_it(capsys: Capture) -> None:
@@ -479,18 +514,19 @@ async def test_subscribe_ends_when_its_token_does(capsys: Capture) -> None:
 
 async def test_subscribe_goes_on_without_a_topic_that_is_refused(capsys: Capture) -> None:
     async def script(talk: Talk) -> None:
-        await welcome(talk)
-        await talk.hears()
-        await talk.says("error", code="forbidden", topic="a:1", message="not yours")
-        await talk.says("error", code="unavailable", topic="b", message="wait", retry_ms=10)
-        assert await talk.hears() == {"op": "subscribe", "topic": "b"}
-        await talk.says("subscribed", topic="b")
+        id = (await welcome(talk))["id"]
+        await talk.says("error", id=id, code="forbidden", topic="a:1", message="not yours")
+        await talk.says("error", id=id, code="unavailable", topic="b", message="wait", retry_ms=10)
+        again = await talk.hears()
+        assert again["topics"] == [{"topic": "b"}]
+        await talk.says("subscribed", id=again["id"], topic="b")
         await talk.says("unsubscribed", topic="b", reason="revoked")
         await talk.is_left()
 
     assert await tail(script, argv=("a:1", "b")) == 1
     error = capsys.readouterr().err
     assert "a:1: not yours (forbidden)" in error
+    assert "b: wait (unavailable)" in error
     assert "b: unsubscribed by the server: revoked" in error
     assert error.endswith("clarion: no topic is left to watch\n")
 
@@ -499,14 +535,43 @@ async def test_subscribe_for_programs_prints_what_the_server_sent(capsys: Captur
     message = '{"op":"message","topic":"a:1","ts":1,"data":{"n": 1.00}}'
 
     async def script(talk: Talk) -> None:
-        await welcome(talk)
+        await granted(talk, "a:1")
         await talk.says_raw(message)
         await talk.closes(4502, "bye")
 
     assert await tail(script, argv=("a:1", "--json")) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == message
-    assert [json.loads(line)["op"] for line in lines] == ["welcome", "message"]
+    assert [json.loads(line)["op"] for line in lines] == ["welcome", "subscribed", "message"]
+
+
+async def test_subscribe_begins_behind_a_position(capsys: Capture) -> None:
+    async def script(talk: Talk) -> None:
+        asked = await welcome(talk)
+        assert asked["topics"] == [{"topic": "a:1", "since": {"epoch": "e:f", "offset": 7}}]
+        answer = {"id": asked["id"], "topic": "a:1", "recovered": False}
+        await talk.says("subscribed", **answer, epoch="g", offset=3)
+        await talk.says("join", topic="a:1", member={"client": "c-2", "user": "7"})
+        await talk.says("lost", topic="a:1", epoch="g", offset=8, reason="too slow")
+        await talk.closes(4502, "bye")
+
+    assert await tail(script, argv=("a:1", "--since", "e:f:7")) == 1
+    assert capsys.readouterr().err.splitlines()[1:5] == [
+        "-- a:1: LOST some messages (the stream has begun anew); goes on after 3",
+        "-- a:1: subscribed at offset 3, epoch g",
+        "-- a:1: join c-2 7",
+        "-- a:1: LOST some messages (too slow); goes on after 8",
+    ]
+
+
+async def test_losses_are_said_to_those_who_read_objects_too(capsys: Capture) -> None:
+    async def script(talk: Talk) -> None:
+        await granted(talk, "a:1", epoch="e", offset=3)
+        await talk.says("message", topic="a:1", offset=6, ts=1, data=1)
+        await talk.closes(4502, "bye")
+
+    assert await tail(script, argv=("a:1", "--json")) == 1
+    assert "-- a:1: LOST some messages (4 to 5 never came)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -516,7 +581,7 @@ async def test_subscribe_gives_up_on_a_server_of_another_kind(text: str, capsys:
     async def script(talk: Talk) -> None:
         await welcome(talk)
         await talk.says_raw(text)
-        await talk.is_left()
+        await talk.is_dropped()
 
     assert await tail(script) == 1
     assert "is not clarion.v1" in capsys.readouterr().err
@@ -527,7 +592,11 @@ async def test_subscribe_gives_up_on_a_server_of_another_kind(text: str, capsys:
     [
         (["a b"], 2, "character ' ' at place 1"),
         (["a", "--last", "-1"], 2, "--last must be 0 or more"),
-        (["a", "--url", "http://127.0.0.1"], 2, "is no address"),
+        (["a", "--last", "1", "--since", "e:1"], 2, "without --last"),
+        (["a", "b", "--since", "e:1"], 2, "a single topic"),
+        (["a", "--since", "e:x"], 2, "is no position, such as x8Qz:17"),
+        (["a", "--token", "a b"], 2, "visible ASCII"),
+        (["a", "--url", "ftp://127.0.0.1"], 2, "is no address"),
         (["a", "--url", "127.0.0.1:8000"], 2, "is no address"),
     ],
 )
@@ -545,7 +614,7 @@ async def test_subscribe_says_when_there_is_no_server(capsys: Capture) -> None:
 
 async def test_subscribe_ends_quietly_on_interrupt() -> None:
     async def script(talk: Talk) -> None:
-        await welcome(talk)
+        await granted(talk, "a")
         await talk.says("message", topic="a", ts=1, data=1)
         await talk.is_left()
 
@@ -559,16 +628,17 @@ async def test_subscribe_ends_quietly_on_interrupt() -> None:
     assert b"Traceback" not in error
 
 
-async def test_subscribe_ends_quietly_when_nobody_reads_on() -> None:
+@pytest.mark.parametrize("options", [(), ("--json",)])
+async def test_subscribe_ends_quietly_when_nobody_reads_on(options: tuple[str, ...]) -> None:
     async def script(talk: Talk) -> None:
-        await welcome(talk)
+        await granted(talk, "a")
         for _ in range(1_000_000):
             if not await talk.still_says("message", topic="a", ts=1, data=1):
                 return
         raise AssertionError("the client went on reading")
 
     async with wire_server(script) as url:
-        process = command("subscribe", "a", "--url", url)
+        process = command("subscribe", "a", "--url", url, *options)
         assert process.stdout is not None
         assert await asyncio.to_thread(process.stdout.readline)
         process.stdout.close()
@@ -582,62 +652,7 @@ async def test_subscribe_ends_quietly_when_nobody_reads_on() -> None:
     assert b"Broken" not in error
 
 
-# The machines of the tail
-
-
-def test_pauses_grow_are_random_and_never_before_the_servers_time() -> None:
-    backoff = Backoff(random.Random(1))
-    first = [Backoff(random.Random(seed)).pause() for seed in range(50)]
-    assert max(first) <= 0.5 < 10 * min(first) + 0.5
-    assert len(set(first)) > 40
-    pauses = [backoff.pause() for _ in range(200)]
-    assert 5 < max(pauses) <= LONGEST_PAUSE_S
-    assert 60 <= backoff.pause(60) <= 60 + LONGEST_PAUSE_S
-    backoff.lived(9)
-    assert max(backoff.pause() for _ in range(20)) > 0.5
-    backoff.lived(10)
-    assert backoff.pause() <= 0.5
-
-
-def test_a_tail_knows_its_position_only_with_history() -> None:
-    tail = Tail(["a"], last=0)
-    list(tail.received('{"op":"subscribed","topic":"a"}'))
-    [shown] = tail.received('{"op":"message","topic":"a","ts":5,"data":[1, 2]}')
-    assert shown == Shown(5, "a", None, "[1, 2]")
-    assert json.loads(tail.subscription("a")) == {"op": "subscribe", "topic": "a"}
-
-
-def test_a_tail_says_what_was_lost_and_goes_on_after_it() -> None:
-    tail = Tail(["a"], last=0)
-    list(tail.received('{"op":"subscribed","topic":"a","epoch":"e","offset":5}'))
-    frame = '{"op":"subscribed","topic":"a","epoch":"f","offset":1,"recovered":false}'
-    [notice] = tail.received(frame)
-    assert notice == Notice(
-        "a: LOST some messages since 5 (recovered: false); goes on after 1", bad=True
-    )
-    assert json.loads(tail.subscription("a"))["since"] == {"epoch": "f", "offset": 1}
-    [notice] = tail.received('{"op":"lost","topic":"a","epoch":"g","offset":8,"reason":"restart"}')
-    assert notice == Notice("a: LOST some messages (restart); goes on after 8", bad=True)
-    assert json.loads(tail.subscription("a"))["since"] == {"epoch": "g", "offset": 8}
-
-
-def test_a_tail_goes_on_in_another_epoch_when_it_is_told_to() -> None:
-    tail = Tail(["a"], last=0)
-    list(tail.received('{"op":"subscribed","topic":"a","epoch":"e","offset":5}'))
-    frame = '{"op":"subscribed","topic":"a","epoch":"f","offset":5,"recovered":true}'
-    assert list(tail.received(frame)) == [Notice("a: subscribed again, nothing lost (0 missed)")]
-    assert json.loads(tail.subscription("a"))["since"] == {"epoch": "f", "offset": 5}
-    list(tail.received('{"op":"message","topic":"a","offset":6,"ts":5,"data":1}'))
-    assert json.loads(tail.subscription("a"))["since"] == {"epoch": "f", "offset": 6}
-
-
-def test_a_tail_that_resumes_in_another_epoch_keeps_its_offset_until_messages_come() -> None:
-    tail = Tail(["a"], last=0)
-    list(tail.received('{"op":"subscribed","topic":"a","epoch":"e","offset":5}'))
-    frame = '{"op":"subscribed","topic":"a","epoch":"f","offset":8,"recovered":true}'
-    [notice] = tail.received(frame)
-    assert notice == Notice("a: subscribed again, nothing lost (3 missed)")
-    assert json.loads(tail.subscription("a"))["since"] == {"epoch": "f", "offset": 5}
+# Text for terminals
 
 
 @pytest.mark.parametrize("character", ["\x1b", "\x9b", "\u202e", "\u2028", "\x00", "\U000e0001"])

@@ -198,6 +198,16 @@ def test_whoever_had_to_wait_for_others_still_gets_one_try() -> None:
     assert sending.over()
 
 
+def test_an_answer_counts_however_late_it_comes() -> None:
+    sending = Sending(("a", 1), ("b", 2), until=5)
+    sending.posts()
+    sending.now = 9
+    sending.hears(200, {"results": [{"topic": "a"}, refused("bad_data")]})
+    assert sending.over()
+    assert sending.entries[0].outcome() == Published("a", None)
+    assert isinstance(sending.entries[1].result, PublishRefused)
+
+
 def test_batches_have_a_bound_in_messages_and_in_bytes() -> None:
     sending = Sending(*[("a", n) for n in range(BATCH + 1)])
     assert len(sending.posts()[1]["messages"]) == BATCH

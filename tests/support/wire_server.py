@@ -60,6 +60,11 @@ class Talk:
             return
         raise AssertionError(f"the client said {heard!r} where it should have left")
 
+    async def is_dropped(self) -> None:
+        """Waits until the client breaks the connection off, without a word."""
+        await self._socket.wait_closed()
+        assert self._socket.close_code == 1006
+
     async def closes(self, code: int, reason: str = "") -> None:
         await self._socket.close(code, reason)
 

@@ -112,10 +112,11 @@ class Delivery:
 
     def next(self, now: float) -> Request | float | None:
         """The next step: a request, seconds to wait, or None when every message has a result."""
-        hopeless = [e for e in self._left if e.tried and e.until <= max(now, self._again_at)]
-        for entry in hopeless:
-            text = f"{entry.topic}: not published in time: {self._why}"
-            entry.result = PublishError(text, self._why, self._status)
+        soonest = max(now, self._again_at)
+        for entry in self._left:
+            if entry.result is None and entry.tried and entry.until <= soonest:
+                text = f"{entry.topic}: not published in time: {self._why}"
+                entry.result = PublishError(text, self._why, self._status)
         self._left = [entry for entry in self._left if entry.result is None]
         if not self._left:
             return None

@@ -1,37 +1,34 @@
-"""`clarion subscribe`: a live tail of topics, over a WebSocket like any client's."""
+"""`clarion subscribe`: a live tail of topics, by the Python client (`clarion_client`)."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import random
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
-from urllib.parse import urlsplit
+from typing import Any
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import (
-    ConnectionClosed,
-    InvalidHandshake,
-    InvalidStatus,
-    InvalidURI,
+import msgspec
+
+from clarion_client import (
+    Client,
+    Closed,
+    Ended,
+    Event,
+    Join,
+    Leave,
+    Lost,
+    Message,
+    Phase,
+    Position,
+    State,
+    Subscribed,
 )
-from websockets.typing import Subprotocol
-
 from clarion_fanout.topics import is_topic, why_not_a_topic
-from clarion_server import __version__, config
-from clarion_server.cli.tail import (
-    Again,
-    Backoff,
-    Goodbye,
-    Notice,
-    Shown,
-    Tail,
-    Welcomed,
-    why_not_come_back,
-)
+from clarion_server import codes, config
 from clarion_server.cli.terminal import (
     BOLD,
     CYAN,
@@ -42,8 +39,6 @@ from clarion_server.cli.terminal import (
     printable,
     put,
 )
-from clarion_server.option_values import is_loopback
-from clarion_server.protocol import SUBPROTOCOL
 
 DEFAULT_URL = "ws://127.0.0.1:8000/ws"
 URL_VARIABLE, TOKEN_VARIABLE = "CLARION_URL", "CLARION_TOKEN"
@@ -57,6 +52,11 @@ PATIENCE_S = 2.0
 CLOSE_S = 1.0
 """For the server to finish our close: after Ctrl-C nobody wants to wait."""
 
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+"""Between tries to connect, at most. Somebody is watching: half of the client's own first."""
+
+PROTOCOL_ERROR, NO_CLOSE_FRAME = 1002, 1006  # RFC 6455, section 7.4.1
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     environ = config.environment()
@@ -69,6 +69,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--token", default=token, help=f"better in {TOKEN_VARIABLE}")
     parser.add_argument(
         "--last", type=int, default=0, metavar="N", help="begin with the newest N of the history"
+    )
+    parser.add_argument(
+        "--since", metavar="EPOCH:OFFSET", help="begin behind this position (of a single TOPIC)"
     )
     parser.add_argument(
         "--json", action="store_true", help="print the server's objects as they come, one a line"
@@ -85,129 +88,172 @@ def run(options: argparse.Namespace) -> int:
             raise Failure(f"{topic!r}: {why_not_a_topic(topic)}", status=2)
     if options.last < 0:
         raise Failure("--last must be 0 or more", status=2)
-    return asyncio.run(_Subscriber(options).run())
+    tail = _Tail(options)
+    with _told_to(tail):
+        return asyncio.run(tail.run())
 
 
-class _Subscriber:
+def _position(options: argparse.Namespace) -> Position | None:
+    if options.since is None:
+        return None
+    epoch, _, offset = options.since.rpartition(":")
+    if not (epoch and offset.isascii() and offset.isdigit()):
+        raise Failure(f"--since {options.since} is no position, such as x8Qz:17", status=2)
+    if len(set(options.topics)) > 1 or options.last:
+        raise Failure("--since goes with a single topic, and without --last", status=2)
+    return Position(epoch, int(offset))
+
+
+class _Tail:
+    """Shows what the client hears. Only a callback's failure cannot be raised; it ends the tail."""
+
     def __init__(self, options: argparse.Namespace) -> None:
-        self._url: str = options.url
-        self._token: str = options.token
-        self._tail = Tail(options.topics, options.last)
-        self._backoff = Backoff(random.Random())
-        self._screen = _Screen(options.topics, raw=options.json)
-        self._retry_s: float | None = None
+        self._url: str = options.url.partition("?")[0]  # a token is nobody's business
+        self._topics: Sequence[str] = options.topics
+        self._last: int = options.last
+        self._since = _position(options)
+        self._raw: bool = options.json
+        self._screen = _Screen(options.topics, raw=self._raw)
+        self._failure: Exception | None = None
+        self._was_there = False
+        self._has_token = bool(options.token)
+        self._patience: asyncio.TimerHandle | None = None
+        try:
+            self._client = Client(
+                options.url,
+                token=options.token or None,
+                on_state=self._on_state,
+                loads=self._read,
+                pause_s=(FIRST_PAUSE_S, LONGEST_PAUSE_S),
+                close_s=CLOSE_S,
+                max_message_bytes=MAX_MESSAGE_BYTES,
+            )
+        except ValueError as error:
+            raise Failure(str(error), status=2) from None
 
     async def run(self) -> int:
-        loop = asyncio.get_running_loop()
-        was_there = False
-        while True:
-            began, self._retry_s = loop.time(), None
-            why = "connection closed"
+        async with self._client as client:
+            subscription = client.subscribe(*self._topics, since=self._since, last=self._last)
+            self._stop = subscription.close
             try:
-                async with self._connection() as socket:
-                    was_there = True
-                    try:
-                        await self._talk(socket)
-                    finally:
-                        await socket.close()  # to leave is no error, whatever the reason
-            except ConnectionClosed as closed:
-                self._backoff.lived(loop.time() - began)
-                frame = closed.rcvd
-                code, reason = (frame.code, frame.reason) if frame else (1006, "")
-                failure = why_not_come_back(code, reason, bool(self._token))
-                if failure is not None:
-                    raise failure from None
-                why = f"connection closed: {reason or 'without a word'} ({code})"
-            except InvalidStatus as refused:
-                why = self._refused(refused)
-            except (OSError, TimeoutError, InvalidHandshake) as error:
-                why = f"cannot connect to {self._url}: {_reason(error)}"
-                if not was_there:
-                    advice = "Is a server running? `clarion serve` starts one; --url: where it is."
-                    raise Failure(why, advice) from None
-            except (InvalidURI, ValueError):
-                raise Failure(
-                    f"--url {self._url} is no address", f"Such as {DEFAULT_URL}.", 2
-                ) from None
-            pause = self._backoff.pause(self._retry_s)
-            self._screen.notice(f"{why}; again in {pause:.1f} s", bad=True)
-            await asyncio.sleep(pause)
+                async for event in subscription.events():
+                    self._show(event)
+            except Closed as closed:
+                raise self._ending(closed) from None
+        raise self._failure or Failure("no topic is left to watch")
 
-    def _connection(self) -> connect:
-        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        # A proxy of the environment is meant for the world outside, never for this machine.
-        here = is_loopback(urlsplit(self._url).hostname or "")
-        return connect(
-            self._url,
-            subprotocols=[Subprotocol(SUBPROTOCOL)],
-            additional_headers=headers,
-            user_agent_header=f"clarion/{__version__}",
-            compression=None,
-            max_size=MAX_MESSAGE_BYTES,
-            close_timeout=CLOSE_S,
-            proxy=None if here else True,
-        )
-
-    async def _talk(self, socket: ClientConnection) -> None:
-        """Shows what comes, until the connection ends, which raises `ConnectionClosed`."""
-        loop = asyncio.get_running_loop()
-        patience = None if self._token else loop.time() + PATIENCE_S
-        due: dict[str, float] = {}
-        while True:
-            times = [*due.values(), *([patience] if patience else [])]
+    def notice(self, text: str, bad: bool = False) -> None:
+        """A line about the connection, unless it is over already."""
+        if self._failure is None:
             try:
-                async with asyncio.timeout_at(min(times, default=None)):
-                    text = await socket.recv()
-            except TimeoutError:
-                now = loop.time()
-                if patience is not None and patience <= now:
-                    patience = None
-                    self._screen.notice(
-                        "no welcome yet: does this server want a --token?", bad=True
-                    )
-                for topic in [topic for topic, time in due.items() if time <= now]:
-                    del due[topic]
-                    await socket.send(self._tail.subscription(topic))
-                continue
-            self._screen.object(str(text))
-            for event in self._tail.received(str(text)):
-                match event:
-                    case Welcomed(user):
-                        patience = None
-                        who = f"as {user}" if user else "anonymously"
-                        self._screen.notice(f"connected to {self._url} {who}")
-                        for topic in self._tail.topics:
-                            await socket.send(self._tail.subscription(topic))
-                    case Shown():
-                        self._screen.message(event)
-                    case Notice(line, bad):
-                        self._screen.notice(line, bad=bad)
-                    case Again(topic, seconds):
-                        due[topic] = loop.time() + seconds
-                    case Goodbye(seconds):
-                        self._retry_s = seconds
-            if not self._tail.topics:
-                raise Failure("no topic is left to watch")
+                self._screen.notice(text, bad)
+            except BrokenPipeError as error:
+                self._fail(error)
 
-    def _refused(self, refused: InvalidStatus) -> str:
-        response = refused.response
-        status = response.status_code
-        why = f"{self._url} refused the connection with status {status}"
-        if status != 429 and status < 500:
-            text = (response.body or b"").decode("utf-8", "replace").strip()[:200]
+    def _fail(self, failure: Exception) -> None:
+        self._failure = self._failure or failure
+        self._stop()
+
+    def _show(self, event: Event) -> None:
+        if isinstance(event, Message):
+            self._screen.message(event)
+        else:
+            self._screen.notice(_told(event), bad=isinstance(event, (Lost, Ended)))
+
+    def _read(self, text: str) -> dict[str, Any]:
+        """A message of the server, with its `data` as it was written."""
+        if self._raw and self._failure is None:
+            try:
+                self._screen.object(text)
+            except BrokenPipeError as error:
+                self._fail(error)
+        fields = _FIELDS.decode(text)
+        return {
+            name: bytes(value).decode() if name == "data" else msgspec.json.decode(value)
+            for name, value in fields.items()
+        }
+
+    def _on_state(self, state: State) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+        if state.phase is Phase.CONNECTING and not self._has_token:
+            loop = asyncio.get_running_loop()
+            text = "no welcome yet: does this server want a --token?"
+            self._patience = loop.call_later(PATIENCE_S, self.notice, text, True)
+        elif state.phase is Phase.CONNECTED:
+            self._was_there = True
+            who = f"as {state.user}" if state.user else "anonymously"
+            self.notice(f"connected to {self._url} {who}")
+        elif state.phase is Phase.BACKING_OFF:
+            if state.code == PROTOCOL_ERROR:
+                advice = "Is --url the public port's /ws, of a server of this version?"
+                what = "the server sent something that is not clarion.v1"
+                self._fail(Failure(what, advice))
+            elif state.code == NO_CLOSE_FRAME and not self._was_there:
+                advice = "Is a server running? `clarion serve` starts one; --url: where it is."
+                self._fail(Failure(f"{self._url}: {state.why}", advice))
+
+    def _ending(self, closed: Closed) -> Failure:
+        """Why the client will not come back, and what to do about it."""
+        if closed.code == codes.TOKEN_EXPIRED.code:
+            return Failure("the token has expired", "Make another: clarion token --sub ...")
+        if closed.code == codes.UNAUTHORIZED.code:
+            advice = f"Pass a token with --token or {TOKEN_VARIABLE}; `clarion token` makes one."
+            return Failure(str(closed), advice)
+        if closed.code < 1000:
             advice = f"Is it the public port's /ws? It is {DEFAULT_URL} unless configured."
-            raise Failure(f"{why}: {text}" if text else why, advice) from None
-        wait = response.headers.get("Retry-After", "")
-        self._retry_s = min(float(wait), 3600.0) if wait.isascii() and wait.isdigit() else None
-        return why
+            return Failure(f"{self._url}: {closed}", advice)
+        return Failure(str(closed), "What it was asked has to change first.")
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return "no answer"
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno).lower()
-    return str(error) or type(error).__name__
+_FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def _told(event: Subscribed | Lost | Join | Leave | Ended) -> str:
+    topic = event.topic
+    match event:
+        case Subscribed(position=Position(_, before), newest=Position(_, newest), recovered=True):
+            return f"{topic}: subscribed, nothing lost ({newest - before} missed)"
+        case Subscribed(newest=Position(epoch, newest)):
+            return f"{topic}: subscribed at offset {newest}, epoch {epoch}"
+        case Subscribed():
+            return f"{topic}: subscribed (no history)"
+        case Lost(position=Position(_, offset), reason=reason):
+            return f"{topic}: LOST some messages ({reason}); goes on after {offset}"
+        case Lost(reason=reason):
+            return f"{topic}: LOST some messages ({reason})"
+        case Join(member=member):
+            return f"{topic}: join {member.client} {member.user or ''}".rstrip()
+        case Leave(member=member):
+            return f"{topic}: leave {member.client} {member.user or ''}".rstrip()
+        case Ended(error=error):
+            return str(error)
+
+
+@contextmanager
+def _told_to(tail: _Tail) -> Generator[None]:
+    """What the client writes to its log (why a connection was lost, when it tries again) is for
+    whoever watches the tail."""
+    log, handler = logging.getLogger("clarion_client"), _Handler(tail)
+    level, propagate = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        log.propagate = propagate
+
+
+class _Handler(logging.Handler):
+    def __init__(self, tail: _Tail) -> None:
+        super().__init__()
+        self._tail = tail
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._tail.notice(record.getMessage(), bad=record.levelno >= logging.WARNING)
 
 
 class _Screen:
@@ -220,10 +266,9 @@ class _Screen:
         self._error = Paint(sys.stderr)
 
     def object(self, text: str) -> None:
-        if self._raw:
-            put(sys.stdout, printable(text) if sys.stdout.isatty() else text)
+        put(sys.stdout, printable(text) if sys.stdout.isatty() else text)
 
-    def message(self, message: Shown) -> None:
+    def message(self, message: Message) -> None:
         if self._raw:
             return
         time = datetime.fromtimestamp(message.ts / 1000)
@@ -232,7 +277,7 @@ class _Screen:
             shown = time.strftime("%Y-%m-%d ") + shown
         topic = self._out(f"{message.topic:{self._width}}", CYAN)
         offset = self._out(f"{'-' if message.offset is None else message.offset:>6}", DIM)
-        cells = (self._out(shown, DIM), topic, offset, printable(message.data))
+        cells = (self._out(shown, DIM), topic, offset, printable(str(message.data)))
         put(sys.stdout, "  ".join(cells))
 
     def notice(self, text: str, bad: bool = False) -> None:
