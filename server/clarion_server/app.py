@@ -16,7 +16,16 @@ from contextlib import AsyncExitStack, suppress
 
 from clarion_fanout.hub import Hub
 from clarion_fanout.tasks import Tasks
-from clarion_server import brokers, codes, controls, http_api, inboxes, presences, sockets
+from clarion_server import (
+    brokers,
+    codes,
+    controls,
+    http_api,
+    inboxes,
+    pipelines,
+    presences,
+    sockets,
+)
 from clarion_server.auth import Authenticator
 from clarion_server.auth.keys import KeyRing
 from clarion_server.auth.permissions import Permissions
@@ -37,7 +46,7 @@ from clarion_server.origins import Origins
 from clarion_server.outlet import Outlet
 from clarion_server.peer import Peer
 from clarion_server.process import Process
-from clarion_server.publishing import Publishing
+from clarion_server.publishing import Publishing, Queue
 from clarion_server.siblings import Siblings
 from clarion_server.wheel import TICK_SECONDS, Wheel
 
@@ -85,7 +94,14 @@ class Worker:
         self.presence = presences.make(
             config, broker=self.broker, feed=self.hub, soon=loop.call_soon
         )
-        self.publishing = Publishing(broker=self.broker, counters=self.counters)
+        self.preparation = pipelines.make(config)
+        self.publishing = Publishing(
+            broker=self.broker,
+            counters=self.counters,
+            data_bytes=config.limits.data_bytes,
+            preparation=self.preparation,
+            queue=Queue(config.pipeline.queue, config.pipeline.queue_bytes),
+        )
         self.inboxes = inboxes.make(config, worker=self.name, broker=self.broker)
         self.keys = KeyRing(config.auth)
         self.directory = Directory(self.wheel)
@@ -129,6 +145,7 @@ class Worker:
             presence=self.presence,
             inboxes=self.inboxes,
             fleet=self.fleet,
+            publishing=self.publishing,
         )
         self.siblings = Siblings(
             seat=self.seat,
@@ -190,6 +207,10 @@ class Worker:
         stack.push_async_callback(self.keys.close)
         await self.broker.start(self.hub)
         stack.push_async_callback(self.broker.close)
+        if self.preparation is not None:
+            self.preparation.pool.start()
+            stack.push_async_callback(self.preparation.pool.close)
+        stack.push_async_callback(self.publishing.close)
         if self.inboxes is not None:
             self.inboxes.start()
             stack.push_async_callback(self.inboxes.close)
@@ -290,7 +311,8 @@ class Worker:
             sock.close()
 
     async def drain(self) -> None:
-        """Says goodbye to every client and waits until they are gone, or their time is over.
+        """Says goodbye to every client and waits until they are gone, or their time is over. What
+        was accepted meanwhile is published, or its publisher told why not.
 
         Who comes meanwhile is taken by the other workers, or sent on when these drain too.
         """
@@ -304,6 +326,7 @@ class Worker:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.config.keepalive.close_s + _DRAIN_SECONDS):
                     await gone.wait()
+        await self.publishing.close(pipelines.ending_seconds(self.config))
 
     async def close(self) -> None:
         """Stops every part, in reverse. A second call does nothing."""
@@ -327,4 +350,5 @@ def _origins(config: Config, api_port: int) -> list[str]:
 def ending_seconds(config: Config) -> float:
     """The longest that a worker may take from the signal to its end."""
     margin = 5  # for a machine that is busy with everybody's reconnects
-    return config.keepalive.close_s + _DRAIN_SECONDS + http_api.SHUTDOWN_SECONDS + margin
+    steps = pipelines.ending_seconds(config)
+    return config.keepalive.close_s + _DRAIN_SECONDS + steps + http_api.SHUTDOWN_SECONDS + margin

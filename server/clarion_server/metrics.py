@@ -31,7 +31,9 @@ from clarion_server.fleet_metrics import fleet_metrics
 from clarion_server.garbage import Garbage
 from clarion_server.inbox_metrics import inbox_metrics
 from clarion_server.lag import Lag
+from clarion_server.pipeline_metrics import pipeline_metrics
 from clarion_server.process import Process
+from clarion_server.publishing import Publishing
 from clarion_server.timing import Histogram
 from clarion_server.window_metrics import window_metrics
 
@@ -68,6 +70,7 @@ class Metrics:
         fleet: Fleet,
         presence: Presence | None = None,
         inboxes: Inboxes | None = None,
+        publishing: Publishing | None = None,
     ) -> None:
         self._counters = counters
         self._hub = hub
@@ -79,6 +82,7 @@ class Metrics:
         self._fleet = fleet
         self._presence = presence
         self._inboxes = inboxes
+        self._publishing = publishing
 
     async def collected(self) -> list[Metric]:
         """All of them, as of now."""
@@ -93,6 +97,8 @@ class Metrics:
             yield from self._members(self._presence)
         if self._inboxes is not None:
             yield from inbox_metrics(self._inboxes.all)
+        if self._publishing is not None and self._publishing.preparation is not None:
+            yield from pipeline_metrics(self._publishing.preparation, self._publishing)
         yield from fleet_metrics(self._fleet)
         yield from self._stops()
         yield from self._resources()

@@ -459,7 +459,7 @@ class Session:
             self._fail(id, Code.FORBIDDEN, "this client may not publish to the topic", topic)
             return
         try:
-            data = payload.check(bytes(command.data), self._edge.config.limits.data_bytes)
+            data = payload.check(bytes(command.data), self._edge.publishing.most_bytes(topic))
         except PayloadError as error:
             self._fail(id, Code.BAD_DATA, str(error), topic)
             return

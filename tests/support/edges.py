@@ -198,7 +198,11 @@ class World:
         self.edge = Edge(
             config=config,
             broker=self.broker,
-            publishing=Publishing(broker=self.broker, counters=self.counters),
+            publishing=Publishing(
+                broker=self.broker,
+                counters=self.counters,
+                data_bytes=config.limits.data_bytes,
+            ),
             hub=self.hub,
             permissions=Permissions(config.namespace),
             authenticator=Authenticator(config.auth, self.keys),

@@ -220,7 +220,11 @@ class Api:
         return http_api.build(
             config=self.config,
             broker=self.broker,
-            publishing=Publishing(broker=self.broker, counters=self.counters),
+            publishing=Publishing(
+                broker=self.broker,
+                counters=self.counters,
+                data_bytes=self.config.limits.data_bytes,
+            ),
             presence=self.presence,
             fleet=self.fleet,
             shards=lambda: (),

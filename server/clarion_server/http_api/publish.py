@@ -139,13 +139,15 @@ class Publisher:
         broadcast = decode(_BROADCAST, await read(request, self._limits))
         topics, key = broadcast.topics, broadcast.id
         self._bound(len(topics), "topics")
-        data = self._data(broadcast.data)
+        # Topics may differ in what they take, so the largest is checked here, and the size of each.
+        most = max(map(self._publishing.most_bytes, topics), default=self._limits.data_bytes)
+        data = self._data(broadcast.data, most)
         results: list[Outcome] = []
         for start in range(0, len(topics), PORTION):
             if start:
                 await asyncio.sleep(0)
             part = topics[start : start + PORTION]
-            results += await self._publish([_addressed(topic, data, key) for topic in part])
+            results += await self._publish([self._addressed(topic, data, key) for topic in part])
         return answer(Results(results))
 
     async def _publish(self, entries: Sequence[Entry]) -> list[Outcome]:
@@ -170,14 +172,26 @@ class Publisher:
 
     def _draft(self, message: Message) -> Draft:
         topic = checked(message.topic)
-        return Draft(topic, self._data(message.data, topic), message.id)
+        most = self._publishing.most_bytes(topic)
+        return Draft(topic, self._data(message.data, most, topic), message.id)
 
-    def _data(self, raw: msgspec.Raw, topic: str | None = None) -> bytes:
+    def _addressed(self, topic: str, data: bytes, key: str | None) -> Entry:
+        try:
+            topic = checked(topic)
+            most = self._publishing.most_bytes(topic)
+            if len(data) > most:
+                text = f"data has {len(data)} bytes, the limit is {most}"
+                raise Refusal(413, Code.TOO_LARGE, text, topic=topic)
+            return Draft(topic, data, key)
+        except Refusal as refusal:
+            return Failure(refusal.error)
+
+    def _data(self, raw: msgspec.Raw, most: int, topic: str | None = None) -> bytes:
         data = bytes(raw)
         try:
-            return payload.check(data, self._limits.data_bytes)
+            return payload.check(data, most)
         except PayloadError as error:
-            if len(data) > self._limits.data_bytes:
+            if len(data) > most:
                 raise Refusal(413, Code.TOO_LARGE, str(error), topic=topic) from None
             raise Refusal(400, Code.BAD_DATA, str(error), topic=topic) from None
 
@@ -185,13 +199,6 @@ class Publisher:
         if count > self._limits.batch:
             text = f"{count} {what}, the limit is {self._limits.batch}"
             raise Refusal(413, Code.TOO_LARGE, text)
-
-
-def _addressed(topic: str, data: bytes, key: str | None) -> Entry:
-    try:
-        return Draft(checked(topic), data, key)
-    except Refusal as refusal:
-        return Failure(refusal.error)
 
 
 def _published(receipt: Receipt) -> Published:
