@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
+import zlib
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.client import ClientProtocol
+from websockets.extensions.permessage_deflate import PerMessageDeflate
+from websockets.frames import Frame
 from websockets.protocol import State
 from websockets.server import ServerProtocol
+from websockets.uri import parse_uri
 
+from clarion_fanout.hub import Form
 from clarion_fanout.publication import Arrival, Departure, Loss, Position, Publication, Turn
-from clarion_server.forms import EVENT, WEBSOCKET, position_id
+from clarion_server.compression import Compressor, Rule
+from clarion_server.counters import Counters
+from clarion_server.deflate import decompress
+from clarion_server.forms import EVENT, WEBSOCKET, compressed_forms, position_id
+from clarion_server.frames import COMPRESSED_TEXT, frame
 from clarion_server.protocol import written
 
 KEPT = Publication("orders:42", b'{"a": "\xc3\xa9"}', 1_790_000_000_123, 20, "x8Qz")
@@ -101,3 +113,80 @@ def test_each_form_is_made_once_for_all_receivers() -> None:
 def test_an_id_can_be_taken_apart_again() -> None:
     """Neither topics nor epochs have the separators."""
     assert position_id("a:b,c=d", "e-_1", 7).split("|") == ["a:b,c=d", "e-_1", "7"]
+
+
+# Compressed
+
+BOARD = Publication("orders:7", b"[" + b'{"gate":"A1"},' * 60 + b"0]", 1_790_000_000_123, 3, "x8Qz")
+"""Some 900 bytes, which become a tenth."""
+
+
+def compressed() -> tuple[dict[int, Form], Counters]:
+    counters = Counters()
+    compressor = Compressor({"default": None, "orders": Rule(100, 6)}, counters)
+    return compressed_forms(compressor), counters
+
+
+def test_a_compressed_frame_holds_the_same_message() -> None:
+    """As the library's client takes it."""
+    library = ClientProtocol(parse_uri("ws://x"), state=State.OPEN)
+    library.extensions = [PerMessageDeflate(True, True, 15, 15)]
+    encoded = compressed()[0][15].encode(anew(BOARD))
+    library.receive_data(encoded)
+    (received,) = library.events_received()
+    assert isinstance(received, Frame)
+    assert bytes(received.data) == written(BOARD)
+    assert len(encoded) < len(written(BOARD)) / 4
+    assert encoded == frame(encoded[2:], COMPRESSED_TEXT)
+
+
+def test_a_publication_is_compressed_once_for_all_windows() -> None:
+    forms, counters = compressed()
+    publication = anew(BOARD)
+    frames = {window: forms[window].encode(publication) for window in forms}
+    assert all(frames[window] is forms[window].encode(publication) for window in forms)
+    assert counters.compressed == {"compressed": 1}
+    assert sorted(forms) == list(range(8, 16))
+
+
+def test_a_narrow_window_gets_the_plain_frame_of_what_is_longer() -> None:
+    forms, _ = compressed()
+    publication = anew(BOARD)
+    assert 512 < len(written(BOARD)) <= 1024
+    for window in (8, 9):
+        assert forms[window].encode(publication) is WEBSOCKET.encode(publication)
+    for window in (10, 14):
+        assert forms[window].encode(publication) is forms[15].encode(publication)
+        with_window = zlib.decompressobj(-window)
+        assert with_window.decompress(forms[window].encode(publication)[2:]) == written(BOARD)
+
+
+@pytest.mark.parametrize(
+    "publication",
+    [
+        Publication("news:7", BOARD.data, BOARD.ts, 3, "x8Qz"),
+        Publication("orders:7", b'"short"', BOARD.ts),
+        Loss("orders:7", Position("bN4v", 0), "a reason" * 100),
+        Turn("orders:7", Position("bN4v", 20), "x8Qz"),
+        Arrival("orders:7", b'{"client": "%b"}' % (b"c" * 500), 1_790_000_000_123),
+    ],
+    ids=["another namespace", "small", "lost", "turn", "join"],
+)
+def test_what_is_not_compressed_is_the_frame_of_everybody_else(publication: Publication) -> None:
+    forms, counters = compressed()
+    for form in forms.values():
+        assert form.encode(publication) is WEBSOCKET.encode(publication)
+    assert not counters.compressed
+
+
+@given(st.text(max_size=500), st.integers(8, 15))
+def test_whatever_the_text_every_window_can_read_it(text: str, window: int) -> None:
+    counters = Counters()
+    forms = compressed_forms(Compressor({"default": Rule(0, 6)}, counters))
+    publication = Publication("a", json.dumps(text).encode(), BOARD.ts)
+    encoded = forms[window].encode(publication)
+    if encoded is WEBSOCKET.encode(publication):
+        return
+    start = 2 if encoded[1] < 126 else 4
+    assert len(written(publication)) <= 1 << window
+    assert decompress(encoded[start:], 1 << 20) == written(publication)

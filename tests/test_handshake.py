@@ -87,7 +87,7 @@ def ours(data: bytes) -> Answer:
     answer = request if isinstance(request, Refusal) else upgrade(request)
     if isinstance(answer, Refusal):
         return Answer(answer.status)
-    read, body, rest = received(answer)
+    read, body, rest = received(answer.head)
     assert (body, rest) == (b"", b"")
     assert read.headers["Upgrade"] == "websocket"
     assert read.headers["Connection"] == "Upgrade"

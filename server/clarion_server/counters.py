@@ -26,6 +26,11 @@ class Counters:
         "bytes_in",
         "closes",
         "commands",
+        "compress_seconds",
+        "compressed",
+        "compressed_bytes",
+        "compressed_connections",
+        "compressible_bytes",
         "connections",
         "dropped",
         "errors",
@@ -43,6 +48,8 @@ class Counters:
     def __init__(self) -> None:
         self.connections: Counter[str] = Counter()
         """Gauge: open connections by transport, `websocket` or `sse`."""
+        self.compressed_connections = 0
+        """Gauge: those of them that have agreed to compression."""
         self.handshakes: Counter[tuple[str, str]] = Counter()
         """Finished handshakes by transport and result: `accepted` or the HTTP status."""
         self.closes: Counter[int] = Counter()
@@ -75,3 +82,11 @@ class Counters:
         """Publications sent from history after a resume or rewind."""
         self.resumes: Counter[str] = Counter()
         """Subscriptions with a position by outcome: `recovered` or `lost`."""
+        self.compressed: Counter[str] = Counter()
+        """Publications that should leave compressed by what became of that: see `compression`."""
+        self.compressible_bytes = 0
+        """Of those that were compressed, before."""
+        self.compressed_bytes = 0
+        """Of the same, after."""
+        self.compress_seconds = 0.0
+        """Time that compressing took, also where nothing was won."""

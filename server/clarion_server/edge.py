@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from clarion_fanout.broker import Broker
-from clarion_fanout.hub import Hub
+from clarion_fanout.hub import Form, Hub
 from clarion_fanout.presence import Presence
 from clarion_fanout.tasks import Tasks
 from clarion_fanout.topics import DEFAULT_NAMESPACE, namespace_of
@@ -16,7 +16,9 @@ from clarion_server.auth.keys import KeyRing
 from clarion_server.auth.permissions import Permissions
 from clarion_server.board import Readiness
 from clarion_server.codes import Close, come_back
+from clarion_server.compression import Compressor, rules
 from clarion_server.counters import Counters
+from clarion_server.forms import compressed_forms
 from clarion_server.options import Config, Namespace
 from clarion_server.origins import Origins
 from clarion_server.publishing import Publishing
@@ -66,6 +68,9 @@ class Edge:
     message_ticks: int = 0
     limit: Limit = field(init=False)
     """The bounds of every client's window."""
+    compressed_forms: dict[int, Form] = field(init=False)
+    """The form for clients that have agreed to compression, by their window; empty where no
+    namespace wants any, and then nobody is asked."""
     _rules: dict[str, Rule] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -79,6 +84,10 @@ class Edge:
         window = config.window
         drip = max(1, int(DRIP_BYTES * window.seconds))
         self.limit = Limit(window.bytes, window.messages, ticks(window.seconds), drip)
+        wanted = rules(config)
+        self.compressed_forms = (
+            compressed_forms(Compressor(wanted, self.counters)) if wanted else {}
+        )
         self._rules = {name: _rule(name, options) for name, options in config.namespaces.items()}
         # A rate over a series that begins with its first event would miss that event.
         for name in ("", *self._rules):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from clarion_fanout.hub import Form
 from clarion_fanout.publication import Publication
-from clarion_server.frames import frame
+from clarion_server.compression import Compressor
+from clarion_server.deflate import MAX_WINDOW
+from clarion_server.frames import COMPRESSED_TEXT, frame
 from clarion_server.protocol import written
 
 
@@ -18,6 +21,61 @@ class WebSocketForm:
         if encoded is None:
             encoded = frames[self] = frame(written(publication))
         return encoded
+
+
+class CompressedForm:
+    """A compressed frame, where the topic's namespace wants that and it is worth it; or else the
+    very frame that everybody else gets. For clients that have agreed to it (RFC 7692)."""
+
+    def __init__(self, compressor: Compressor) -> None:
+        self._compressor = compressor
+
+    def encode(self, publication: Publication) -> bytes:
+        frames = publication.frames
+        if frames is None:
+            frames = publication.frames = {}
+        encoded = frames.get(self)
+        if encoded is None:
+            payload = None
+            if type(publication) is Publication:
+                payload = self._compressor.compress(publication.topic, written(publication))
+            if payload is None:
+                encoded = WEBSOCKET.encode(publication)
+            else:
+                encoded = frame(payload, COMPRESSED_TEXT)
+            frames[self] = encoded
+        return encoded
+
+
+class NarrowForm:
+    """The same for clients whose window is smaller than usual (RFC 7692, section 7.1.2.1).
+
+    Nothing is compressed for them anew: a message that is no longer than their window refers back
+    no further than it reaches, so they get the frame of all others. Longer ones come as they are.
+
+    window: in bits, below `MAX_WINDOW`.
+    """
+
+    def __init__(self, wide: CompressedForm, window: int) -> None:
+        self._wide = wide
+        self._size = 1 << window
+
+    def encode(self, publication: Publication) -> bytes:
+        frames = publication.frames
+        if frames is None:
+            frames = publication.frames = {}
+        encoded = frames.get(self)
+        if encoded is None:
+            fits = len(written(publication)) <= self._size
+            encoded = frames[self] = (self._wide if fits else WEBSOCKET).encode(publication)
+        return encoded
+
+
+def compressed_forms(compressor: Compressor) -> dict[int, Form]:
+    """The form for clients that have agreed to compression, by their window in bits."""
+    wide = CompressedForm(compressor)
+    narrow = {window: NarrowForm(wide, window) for window in range(8, MAX_WINDOW)}
+    return {**narrow, MAX_WINDOW: wide}
 
 
 class EventForm:

@@ -7,6 +7,9 @@ whole, masked, unfragmented text, ping or pong frame, and hands everything else 
 parser lives from there to the next boundary between messages. tests/test_frames.py feeds both the
 same bytes, however they are cut up, and expects the same answers.
 
+Compressed messages (RFC 7692) are decompressed when they are complete, by `deflate`: the library
+gets their frames as if they were not compressed, so that it judges everything else.
+
 What the library leaves to us: UTF-8, checked as it arrives (section 8.1); the number of frames of
 one message; and that text may break off anywhere. In one case we know better: a close frame in the
 middle of a fragmented message is answered as the close that it is.
@@ -18,16 +21,22 @@ import codecs
 import logging
 from typing import NamedTuple
 
+from websockets.extensions import Extension
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.speedups import apply_mask
 
 from clarion_server.codes import INVALID_DATA, Close
+from clarion_server.deflate import RSV1, Broken, TooLarge, decompress
 
 TEXT, BINARY, PING, PONG, CLOSE = 1, 2, 9, 10, 8
 
+COMPRESSED_TEXT, COMPRESSED_BINARY = RSV1 | TEXT, RSV1 | BINARY
+"""In place of an opcode: a message whose payload is compressed."""
+
 _FIN_TEXT, _FIN_PING, _FIN_PONG = 0x80 | TEXT, 0x80 | PING, 0x80 | PONG
+_FIN_COMPRESSED = 0x80 | COMPRESSED_TEXT
 
 # The library logs at debug level what it parses; our own log has what is worth knowing.
 _SILENT = logging.getLogger("clarion.websockets")
@@ -75,12 +84,13 @@ class Event(NamedTuple):
 
 
 def receive(
-    parser: Parser | None, data: bytes, max_size: int, max_frames: int
+    parser: Parser | None, data: bytes, max_size: int, max_frames: int, compressed: bool = False
 ) -> tuple[list[Event], Parser | None]:
     """Takes bytes from a client; returns what they complete, and the parser to go on with.
 
     parser: what the last call returned; None to begin.
-    max_size: of a message, in bytes. max_frames: of a message.
+    max_size: of a message, in bytes, compressed and not. max_frames: of a message.
+    compressed: whether messages may be; that was agreed on in the handshake.
     """
     events: list[Event] = []
     if parser is not None and parser.over:
@@ -89,11 +99,13 @@ def receive(
     while place < end:
         if parser is None:
             event, after = _plain(data, place, end, max_size)
+            if event is None and compressed:
+                event, after = _compressed(data, place, end, max_size)
             if event is not None:
                 events.append(event)
                 place = after
                 continue
-            parser = Parser(max_size, max_frames)
+            parser = Parser(max_size, max_frames, compressed)
         place = parser.feed(data, place, events)
         if parser.over:
             break
@@ -132,12 +144,53 @@ def _plain(data: bytes, place: int, end: int, max_size: int) -> tuple[Event | No
     return None, place
 
 
+def _compressed(data: bytes, place: int, end: int, max_size: int) -> tuple[Event | None, int]:
+    """The same of a whole compressed text, which is all that browsers send once they may."""
+    if end - place < 6 or data[place] != _FIN_COMPRESSED:
+        return None, place
+    size = data[place + 1] - 0x80
+    mask = place + 2
+    if size == 126 and end - place >= 8:
+        size = data[mask] << 8 | data[mask + 1]
+        mask += 2
+    elif not 0 <= size < 126:
+        return None, place
+    start = mask + 4
+    after = start + size
+    if after > end or size > max_size:
+        return None, place
+    try:
+        payload = decompress(apply_mask(data[start:after], data[mask:start]), max_size)
+        if not payload.isascii():
+            payload.decode()
+    except ValueError:
+        return None, place  # what is wrong with it is for the parser to say
+    return Event(TEXT, payload), after
+
+
 def _head_size(head: bytes) -> int:
     """How long the header is that begins with `head`, as far as `head` tells."""
     if len(head) < 2:
         return 2
     length = head[1] & 0x7F
     return 2 + (0 if length < 126 else 2 if length == 126 else 8) + (4 if head[1] & 0x80 else 0)
+
+
+class _Compressed(Extension):
+    """Lets the library take a compressed message for one that is not."""
+
+    def decode(self, frame: Frame, *, max_size: int | None = None) -> Frame:
+        """Takes away RSV1 where it may stand: at the first frame of a message (section 6)."""
+        if frame.rsv1 and frame.opcode in (TEXT, BINARY):
+            frame.rsv1 = False
+        return frame
+
+    def encode(self, frame: Frame) -> Frame:
+        """What the library sends are control frames: they are never compressed."""
+        return frame
+
+
+_COMPRESSED = _Compressed()
 
 
 class Parser:
@@ -147,6 +200,7 @@ class Parser:
     """
 
     __slots__ = (
+        "_compressed",
         "_decoder",
         "_frames",
         "_head",
@@ -154,6 +208,8 @@ class Parser:
         "_library",
         "_mask",
         "_max_frames",
+        "_max_size",
+        "_may_compress",
         "_opcode",
         "_parts",
         "at_boundary",
@@ -161,8 +217,13 @@ class Parser:
         "since",
     )
 
-    def __init__(self, max_size: int, max_frames: int) -> None:
+    def __init__(self, max_size: int, max_frames: int, may_compress: bool = False) -> None:
         self._library = ServerProtocol(state=State.OPEN, max_size=max_size, logger=_SILENT)
+        if may_compress:
+            self._library.extensions = [_COMPRESSED]
+        self._may_compress = may_compress
+        self._compressed = False  # the message that is being received
+        self._max_size = max_size
         self._max_frames = max_frames
         self._head = b""
         self._left = 0
@@ -186,7 +247,8 @@ class Parser:
             if self.over or place == len(data) or not self._left:
                 return place
         chunk = data[place : place + self._left]
-        is_text = self._decoder is not None and self._opcode in (0, TEXT)
+        # A compressed text is one when it is decompressed.
+        is_text = self._decoder is not None and self._opcode in (0, TEXT) and not self._compressed
         if is_text and not self._check_text(chunk, last=False):
             self._fail(CloseCode.INVALID_DATA, INVALID_DATA.reason, events)
             return len(data)
@@ -219,6 +281,11 @@ class Parser:
         self._head = b""
         # With the reserved bits: a frame that has any is for the library to refuse.
         self._opcode = head[0] & 0x7F
+        if self._may_compress and self._opcode in (COMPRESSED_TEXT, COMPRESSED_BINARY):
+            self._opcode ^= RSV1
+            self._compressed = True
+        elif self._opcode in (TEXT, BINARY):
+            self._compressed = False
         length = head[1] & 0x7F
         mask_at = len(head) - 4
         self._mask = head[mask_at:]
@@ -244,6 +311,16 @@ class Parser:
         self._mask = self._mask[turn:] + self._mask[:turn]
         try:
             self._decoder.decode(text, last)
+        except UnicodeDecodeError:
+            return False
+        return True
+
+    def _is_text(self, payload: bytes) -> bool:
+        """Whether a whole text message is one."""
+        if not self._compressed:
+            return self._check_text(b"", last=True)  # the rest was looked at as it came
+        try:
+            payload.decode()
         except UnicodeDecodeError:
             return False
         return True
@@ -274,10 +351,20 @@ class Parser:
             self._parts = []
         self._parts.append(data)
         if fin:
-            if kind == TEXT and not self._check_text(b"", last=True):
+            payload = b"".join(self._parts)
+            if self._compressed:
+                try:
+                    payload = decompress(payload, self._max_size)
+                except TooLarge as error:
+                    self._fail(CloseCode.MESSAGE_TOO_BIG, str(error), events)
+                    return
+                except Broken as error:
+                    self._fail(CloseCode.PROTOCOL_ERROR, str(error), events)
+                    return
+            if kind == TEXT and not self._is_text(payload):
                 self._fail(CloseCode.INVALID_DATA, INVALID_DATA.reason, events)
                 return
-            events.append(Event(kind, b"".join(self._parts)))
+            events.append(Event(kind, payload))
             self._parts = None
             self._decoder = None
             self._frames = 0

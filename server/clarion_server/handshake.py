@@ -4,7 +4,7 @@ As with frames, the sans-I/O layer of `websockets` decides. `parse` and `upgrade
 themselves what browsers and well-behaved clients send, in a tenth of the time; everything that is
 not plainly that goes to the library, whose answer is taken. tests/test_handshake.py runs both.
 
-RFC 9112 (HTTP/1.1), RFC 6455 section 4.2 (opening handshake).
+RFC 9112 (HTTP/1.1), RFC 6455 section 4.2 (opening handshake), RFC 7692 section 7.1 (compression).
 """
 
 from __future__ import annotations
@@ -19,12 +19,17 @@ from typing import NamedTuple
 
 import msgspec
 from websockets.exceptions import NegotiationError
+from websockets.extensions.permessage_deflate import (
+    PerMessageDeflate,
+    ServerPerMessageDeflateFactory,
+)
 from websockets.http11 import Request as LibraryRequest
 from websockets.http11 import Response as LibraryResponse
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from clarion_server.codes import Code
+from clarion_server.deflate import MAX_WINDOW, NAME
 from clarion_server.protocol import SUBPROTOCOL
 
 END = b"\r\n\r\n"
@@ -48,6 +53,18 @@ _MAX_HEADERS = 128
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 
+_OFFERS = frozenset({NAME, f"{NAME}; client_max_window_bits"})
+"""How browsers and all usual libraries offer compression."""
+
+_AGREED = f"{NAME}; server_no_context_takeover; client_no_context_takeover"
+
+_DEFLATE = ServerPerMessageDeflateFactory(
+    server_no_context_takeover=True, client_no_context_takeover=True
+)
+_MAX_OFFERS = 512
+"""Bytes of `Sec-WebSocket-Extensions`, five times what anybody sends. A longer one is not looked at
+for compression: the library takes 0.4 ms to decline what fits, and 10 ms for a head of 16 KiB."""
+
 _SILENT = logging.getLogger("clarion.websockets")
 
 
@@ -65,6 +82,17 @@ class Request(NamedTuple):
     headers: Mapping[str, str]
     plain: bool
     head: bytes
+
+
+class Accepted(NamedTuple):
+    """The answer to a handshake that succeeds.
+
+    head: its bytes.
+    window: that the client has for compressed messages, in bits; 0 where none are agreed on.
+    """
+
+    head: bytes
+    window: int = 0
 
 
 class Refusal(NamedTuple):
@@ -134,14 +162,18 @@ def parse(head: bytes) -> Request | Refusal:
     return Request(plain[1].decode("ascii"), path, query, headers, True, head)
 
 
-def upgrade(request: Request) -> bytes | Refusal:
-    """Answers a WebSocket handshake: the head of the 101 response, or a refusal.
+def upgrade(request: Request, *, compress: bool = False) -> Accepted | Refusal:
+    """Answers a WebSocket handshake.
 
+    compress: whether compression is agreed on with a client that offers it.
     The origin is not looked at here; see `origins`.
     """
     headers = request.headers
     key = headers.get("sec-websocket-key", "")
     offered = headers.get("sec-websocket-protocol")
+    extensions = headers.get("sec-websocket-extensions", "") if compress else ""
+    if len(extensions) > _MAX_OFFERS:
+        extensions = ""
     if not (
         request.plain
         and request.method == "GET"
@@ -150,8 +182,11 @@ def upgrade(request: Request) -> bytes | Refusal:
         and headers.get("sec-websocket-version") == "13"
         and _KEY.fullmatch(key)
         and (offered is None or offered == SUBPROTOCOL)
+        and (not extensions or extensions in _OFFERS)
     ):
-        return _upgrade_with_library(request)
+        return _upgrade_with_library(request, compress=bool(extensions))
+    if extensions:
+        return _accepted(_accept_key(key), offered, _AGREED, MAX_WINDOW)
     return _accepted(_accept_key(key), offered)
 
 
@@ -160,14 +195,19 @@ def _accept_key(key: str) -> bytes:
     return binascii.b2a_base64(digest, newline=False)
 
 
-def _accepted(accept: bytes, subprotocol: str | None) -> bytes:
+def _accepted(
+    accept: bytes, subprotocol: str | None, extensions: str | None = None, window: int = 0
+) -> Accepted:
     chosen = (
         b"" if subprotocol is None else b"Sec-WebSocket-Protocol: " + subprotocol.encode() + b"\r\n"
     )
-    return (
+    if extensions is not None:
+        chosen += b"Sec-WebSocket-Extensions: " + extensions.encode() + b"\r\n"
+    head = (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Accept: " + accept + b"\r\n" + chosen + b"\r\n"
     )
+    return Accepted(head, window)
 
 
 def _parse_with_library(head: bytes) -> Request | Refusal:
@@ -210,14 +250,25 @@ def _select(_protocol: ServerProtocol, offered: Sequence[Subprotocol]) -> Subpro
     raise NegotiationError(f"this server speaks {SUBPROTOCOL}")
 
 
-def _upgrade_with_library(request: Request) -> bytes | Refusal:
-    library = ServerProtocol(select_subprotocol=_select, logger=_SILENT)
+def _upgrade_with_library(request: Request, *, compress: bool) -> Accepted | Refusal:
+    library = ServerProtocol(
+        select_subprotocol=_select, extensions=[_DEFLATE] if compress else None, logger=_SILENT
+    )
     library.receive_data(request.head)
     (received,) = library.events_received()
     assert isinstance(received, LibraryRequest)
     answer: LibraryResponse = library.accept(received)
     if answer.status_code == 101:
-        return _accepted(answer.headers["Sec-WebSocket-Accept"].encode(), library.subprotocol)
+        window = 0
+        for extension in library.extensions:
+            assert isinstance(extension, PerMessageDeflate)
+            window = extension.local_max_window_bits
+        return _accepted(
+            answer.headers["Sec-WebSocket-Accept"].encode(),
+            library.subprotocol,
+            answer.headers.get("Sec-WebSocket-Extensions"),
+            window,
+        )
     message = bytes(answer.body).decode(errors="replace").split("\n")[0]
     extra = [
         (name, answer.headers[name]) for name in ("Allow", "Upgrade") if name in answer.headers

@@ -25,10 +25,10 @@ from clarion_server import codes
 from clarion_server.auth import ANONYMOUS, Identity, KeyUnknown, TokenRefused
 from clarion_server.codes import Code
 from clarion_server.edge import Edge
-from clarion_server.handshake import END, Refusal, Request, parse, response, upgrade
+from clarion_server.handshake import END, Accepted, Refusal, Request, parse, response, upgrade
 from clarion_server.peer import Peer
 from clarion_server.sse import EventStream, topics_of
-from clarion_server.websocket import Echo, WebSocket
+from clarion_server.websocket import CompressedEcho, CompressedWebSocket, Echo, WebSocket
 from clarion_server.wheel import ABSENT
 
 log = logging.getLogger(__name__)
@@ -167,9 +167,9 @@ class Arrival(asyncio.Protocol):
     def _websocket(self, request: Request, rest: bytes) -> None:
         edge = self._edge
         headers = request.headers
-        answer: bytes | Refusal
+        answer: Accepted | Refusal
         if edge.origins.allows(headers.get("origin"), headers.get("host", "")):
-            answer = upgrade(request)
+            answer = upgrade(request, compress=bool(edge.compressed_forms))
         else:
             answer = _FOREIGN
         if isinstance(answer, Refusal):
@@ -177,10 +177,15 @@ class Arrival(asyncio.Protocol):
             return
         edge.counters.handshakes["websocket", "accepted"] += 1
         transport, key = self._hand_over()
-        kind = WebSocket if request.path == "/ws" else Echo
-        peer = kind(edge, transport, key)
+        echo = request.path == "/echo"
+        peer: WebSocket
+        if answer.window:
+            compressed = CompressedEcho if echo else CompressedWebSocket
+            peer = compressed(edge, transport, key, answer.window)
+        else:
+            peer = (Echo if echo else WebSocket)(edge, transport, key)
         transport.set_protocol(peer)
-        peer.begin(answer, token_of(request), rest)
+        peer.begin(answer.head, token_of(request), rest)
         self._send_on(peer)
 
     def _sse(self, request: Request) -> None:

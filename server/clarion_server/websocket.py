@@ -6,6 +6,10 @@ out in one write.
 Keep-alive: a client that sent nothing for `keepalive.ping_s` gets a ping; whatever it sends next
 proves that it is there. Silence for `keepalive.pong_s` more ends it.
 
+Compression: a client that has agreed to permessage-deflate is a `CompressedWebSocket`: it may send
+compressed messages, and gets publications in the form of its kind. Answers, control frames and the
+rest of the conversation are the same.
+
 Closing (RFC 6455, section 7): whoever sends a close frame first, the TCP connection is closed by
 the server last: it goes on reading, so that no reset overtakes the close frame on its way.
 """
@@ -19,11 +23,14 @@ import sys
 from clarion_fanout.hub import Form
 from clarion_server import codes, protocol
 from clarion_server.codes import Close
+from clarion_server.deflate import compress
 from clarion_server.edge import Edge
 from clarion_server.forms import WEBSOCKET
 from clarion_server.frames import (
     BINARY,
     CLOSE,
+    COMPRESSED_BINARY,
+    COMPRESSED_TEXT,
     PING,
     PING_FRAME,
     PONG,
@@ -38,6 +45,9 @@ from clarion_server.peer import WRITE_BYTES, Peer
 
 log = logging.getLogger(__name__)
 
+_ECHO_LEVEL = 6
+"""zlib's own default."""
+
 
 class WebSocket(Peer):
     """One client that speaks clarion.v1 over a WebSocket."""
@@ -46,6 +56,8 @@ class WebSocket(Peer):
 
     kind = "websocket"
     form: Form = WEBSOCKET
+    compressed = False
+    """Whether the client may send compressed messages."""
 
     def __init__(self, edge: Edge, transport: asyncio.Transport, key: int) -> None:
         super().__init__(edge, transport, key)
@@ -82,7 +94,9 @@ class WebSocket(Peer):
         counters = edge.counters
         counters.bytes_in += len(data)
         limits = edge.config.limits
-        events, parser = receive(self._parser, data, limits.message_bytes, limits.fragments)
+        events, parser = receive(
+            self._parser, data, limits.message_bytes, limits.fragments, self.compressed
+        )
         # It is the same for as long as the message is incomplete, pings in between or not.
         if parser is not None and parser is not self._parser:
             parser.since = edge.wheel.now
@@ -197,6 +211,26 @@ class WebSocket(Peer):
         return edge.pong_ticks
 
 
+class CompressedWebSocket(WebSocket):
+    """The same, compressed.
+
+    window: of the client, in bits.
+    """
+
+    __slots__ = ("form",)
+
+    compressed = True
+
+    def __init__(self, edge: Edge, transport: asyncio.Transport, key: int, window: int) -> None:
+        super().__init__(edge, transport, key)
+        self.form = edge.compressed_forms[window]
+        edge.counters.compressed_connections += 1
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.edge.counters.compressed_connections -= 1
+        super().connection_lost(exc)
+
+
 class Echo(WebSocket):
     """The development-only `/echo`: sends back what it gets, through the same edge.
 
@@ -217,3 +251,27 @@ class Echo(WebSocket):
 
     def binary(self, payload: bytes) -> None:
         self.send(frame(payload, BINARY))
+
+
+class CompressedEcho(Echo):
+    """The same, compressed, as far as the client's window lets us."""
+
+    __slots__ = ("_size",)
+
+    compressed = True
+
+    def __init__(self, edge: Edge, transport: asyncio.Transport, key: int, window: int) -> None:
+        super().__init__(edge, transport, key)
+        self._size = 1 << window
+
+    def text(self, payload: bytes) -> None:
+        if len(payload) <= self._size:
+            self.send(frame(compress(payload, _ECHO_LEVEL), COMPRESSED_TEXT))
+        else:
+            super().text(payload)
+
+    def binary(self, payload: bytes) -> None:
+        if len(payload) <= self._size:
+            self.send(frame(compress(payload, _ECHO_LEVEL), COMPRESSED_BINARY))
+        else:
+            super().binary(payload)

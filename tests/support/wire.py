@@ -10,6 +10,7 @@ import asyncio
 import json
 import socket
 import struct
+import zlib
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, Self
@@ -17,6 +18,8 @@ from typing import Any, NamedTuple, Self
 from support.waiting import DEADLINE
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+RSV1 = 0x40
+"""Added to an opcode: a compressed message."""
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
@@ -100,6 +103,10 @@ class Wire:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.buffer = bytearray()
+        self.window = 0
+        """In bits, of a client that has agreed to compressed messages."""
+        self.compressed: list[bytes] = []
+        """The payloads of those that were."""
         self._loop = asyncio.get_running_loop()
 
     @classmethod
@@ -185,7 +192,10 @@ class Wire:
         """The next frame."""
         await self._fill(2)
         first, size = self.buffer[0], self.buffer[1]
-        assert first & 0xF0 == 0x80, f"not a final, plain frame: {bytes(self.buffer[:20])!r}"
+        compressed = bool(first & RSV1) and self.window
+        assert first & ~(RSV1 if compressed else 0) & 0xF0 == 0x80, (
+            f"not a final, plain frame: {bytes(self.buffer[:20])!r}"
+        )
         assert size < 128, "masked"
         start = 2
         if size >= 126:
@@ -194,7 +204,11 @@ class Wire:
             size = int.from_bytes(self.buffer[2:start], "big")
         await self._fill(start + size)
         self._take(start)
-        return Frame(first & 0x0F, self._take(size))
+        payload = self._take(size)
+        if compressed:
+            self.compressed.append(payload)
+            payload = zlib.decompress(payload + b"\x00\x00\xff\xff\x03\x00", -self.window)
+        return Frame(first & 0x0F, payload)
 
     async def said(self, op: str = "") -> Any:
         """The next frame, which is an answer or message (called `op`), decoded."""
