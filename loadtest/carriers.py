@@ -33,6 +33,7 @@ class Carrier:
 
     port: int
     """Where clients connect, on 127.0.0.1."""
+    cores: tuple[int, ...] = (machine.SERVER_CPU,)
 
     def __init__(self, name: str, argv: list[str], environment: Mapping[str, str]) -> None:
         self.name = name
@@ -45,7 +46,7 @@ class Carrier:
                 stdout=subprocess.PIPE if isinstance(self, Loop) else log,
                 stderr=log,
                 env={**os.environ, **environment},
-                preexec_fn=lambda: machine.pin(machine.SERVER_CPU),
+                preexec_fn=lambda: machine.pin(*self.cores),
             )
 
     @property

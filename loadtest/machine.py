@@ -6,16 +6,29 @@ import contextlib
 import os
 import platform
 import resource
+import subprocess
 import time
+from collections.abc import Container
 from pathlib import Path
 
 SERVER_CPU = 0
 GENERATOR_CPU = 1
 
 
-def pin(cpu: int) -> None:
-    """Keeps the calling process, and what it starts from now on, on one core."""
-    os.sched_setaffinity(0, {cpu % (os.cpu_count() or 1)})
+def pin(*cpus: int) -> None:
+    """Keeps the calling process, and what it starts from now on, on these cores."""
+    os.sched_setaffinity(0, {cpu % (os.cpu_count() or 1) for cpu in cpus})
+
+
+def busy_seconds(cpus: Container[int]) -> float:
+    """How long these cores have worked for anyone, each since the machine was started."""
+    busy = 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *words = line.split()
+        if name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in cpus:
+            user, nice, system, _, _, irq, softirq, steal = (int(word) for word in words[:8])
+            busy += user + nice + system + irq + softirq + steal
+    return busy / os.sysconf("SC_CLK_TCK")
 
 
 def family(pid: int) -> list[int]:
@@ -96,3 +109,21 @@ def describe() -> dict[str, str]:
         "kernel": platform.release(),
         "python": platform.python_version(),
     }
+
+
+def cores() -> int:
+    """Cores that there are."""
+    return os.cpu_count() or 1
+
+
+def settings() -> dict[str, str]:
+    """What else figures depend on: limits and settings of the kernel, and the commit."""
+    found = {"open files": str(resource.getrlimit(resource.RLIMIT_NOFILE)[1])}
+    for name in ("core/somaxconn", "ipv4/ip_local_port_range", "ipv4/tcp_mem", "ipv4/tcp_wmem"):
+        with contextlib.suppress(OSError):
+            found[name] = " ".join(Path(f"/proc/sys/net/{name}").read_text().split())
+    git = ["git", "-C", str(Path(__file__).parent)]
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        commit = subprocess.check_output([*git, "describe", "--always", "--dirty"], text=True)
+        found["commit"] = commit.strip()
+    return found

@@ -1,0 +1,135 @@
+"""Plays scenarios against Clarion, and against its peers beside it; see README.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from loadtest import machine
+from loadtest.play.plan import Plan, PlanError, load, names
+from loadtest.play.play import Play
+from loadtest.play.target import ClarionTarget, Target
+from loadtest.report import Result, progress
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "scenarios",
+        nargs="*",
+        metavar="SCENARIO",
+        help=f"a file, or one of: {', '.join(names())}; none: all but soak",
+    )
+    parser.add_argument("--clients", type=float, default=1.0, help="times the scenario's number")
+    parser.add_argument("--seconds", type=float, default=1.0, help="times the phases' lengths")
+    parser.add_argument("--repetitions", type=int, default=0, help="0: as the scenario says")
+    parser.add_argument("--out", type=Path, help="the result; results/DATE-TIME.json otherwise")
+    parser.add_argument("--redis", default="redis-server", help="the program")
+    parser.add_argument(
+        "--server-cores", type=int, default=1, help="the others are the generator's"
+    )
+
+
+def run(args: argparse.Namespace) -> Result:
+    result = Result("run", vars(args))
+    try:
+        plans = [load(name) for name in args.scenarios or _usual()]
+    except PlanError as error:
+        raise SystemExit(str(error)) from None
+    server, generator = _cores(args.server_cores)
+    document: dict[str, Any] = {
+        "kind": "clarion load test",
+        "began": time.strftime("%Y-%m-%d %H:%M"),
+        "machine": machine.describe() | machine.settings(),
+        "server_cores": len(server),
+        "generator_cores": len(generator),
+        "scenarios": [],
+    }
+    for plan in plans:
+        plan = plan.scaled(args.clients, args.seconds)
+        takes = []
+        repetitions = args.repetitions or plan.repetitions
+        for turn in range(1, repetitions + 1):
+            for target in _targets(args, plan, server, generator):
+                label = f"{plan.name} {turn}/{repetitions} {target.name}"
+                progress(label)
+                with target, Play(plan, target, generator, label) as play:
+                    takes.append({"repetition": turn, **play.run()})
+                _faults(result, label, takes[-1])
+        document["scenarios"].append({"plan": plan.document(), "takes": takes})
+        result.rows += rows(plan, takes)
+    document["faults"], document["notes"] = result.faults, result.notes
+    out = args.out or RESULTS / f"{time.strftime('%Y-%m-%dT%H%M')}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(document, default=str) + "\n")
+    result.notes.append(f"{out}: python -m loadtest report {out}")
+    return result
+
+
+def _usual() -> list[str]:
+    return [name for name in names() if name not in ("soak", "compare")]
+
+
+def _cores(wanted: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The server's cores, and the generator's: all others."""
+    count = machine.cores()
+    server = tuple(range(min(wanted, max(1, count - 1))))
+    return server, tuple(range(len(server), count)) or (0,)
+
+
+def _targets(
+    args: argparse.Namespace, plan: Plan, server: tuple[int, ...], generator: tuple[int, ...]
+) -> Iterator[Target]:
+    yield ClarionTarget(
+        plan,
+        args.command,
+        args.environment,
+        cores=server,
+        redis=args.redis,
+        redis_cores=generator,
+    )
+
+
+def _faults(result: Result, label: str, take: dict[str, Any]) -> None:
+    result.faults += [f"{label}: {fault}" for fault in take["faults"]]
+    for limit in take["limits"]:
+        result.notes.append(f"{label}: the generator may have been the limit: {limit}")
+
+
+def rows(plan: Plan, takes: list[dict[str, Any]]) -> list[dict[str, object]]:
+    """A line for each target: medians of its repetitions."""
+    lines: list[dict[str, object]] = []
+    for name in dict.fromkeys(take["target"] for take in takes):
+        mine = [take for take in takes if take["target"] == name]
+
+        def middle(*path: str, of: list[dict[str, Any]] = mine) -> float:
+            found = []
+            for take in of:
+                value: Any = take
+                for key in path:
+                    value = value.get(key) if value else None
+                found.append(float("nan") if value is None else float(value))
+            return median(found)
+
+        lines.append(
+            {
+                "": f"{plan.name}, {name}",
+                "clients": plan.clients,
+                "deliveries/s": middle("per_second"),
+                "server us each": middle("cpu_us"),
+                "p50 ms": middle("latency", "p50"),
+                "p99 ms": middle("latency", "p99"),
+                "p99.9 ms": middle("latency", "p99.9"),
+                "max ms": middle("latency", "max"),
+                "bytes/client": middle("arrival", "memory_each"),
+                "arrival us": middle("arrival", "cpu_us"),
+                "generator": f"{middle('generator_busy'):.0%}",
+            }
+        )
+    return lines
