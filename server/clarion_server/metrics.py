@@ -25,6 +25,7 @@ from clarion_fanout.redis_inboxes import Inboxes
 from clarion_server import __version__, codes
 from clarion_server.broker_metrics import PREFIX, broker_metrics
 from clarion_server.brokers import AnyBroker
+from clarion_server.compression_metrics import compression_metrics
 from clarion_server.counters import Counters
 from clarion_server.fleet import Fleet
 from clarion_server.fleet_metrics import fleet_metrics
@@ -93,6 +94,7 @@ class Metrics:
         yield from self._connections()
         yield from self._publications()
         yield from window_metrics(self._counters)
+        yield from compression_metrics(self._counters)
         if self._presence is not None:
             yield from self._members(self._presence)
         if self._inboxes is not None:
