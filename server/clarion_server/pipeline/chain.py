@@ -28,6 +28,7 @@ from clarion_server.pipeline.options import (
     Redact,
     StepOptions,
     Template,
+    XmlToJson,
 )
 from clarion_server.pipeline.step import Document, Failed, Misconfigured, Refused, Step
 
@@ -136,6 +137,14 @@ def make_step(options: StepOptions, files: Files) -> Step:
             from clarion_server.pipeline.json_schema import JsonSchemaStep
 
             return JsonSchemaStep(options, files)
+        case XmlToJson():
+            from clarion_server.pipeline.xml_to_json import XmlToJsonStep
+
+            return XmlToJsonStep(options)
+        case Template():
+            from clarion_server.pipeline.template import TemplateStep
+
+            return TemplateStep(options, files)
         case Redact():
             from clarion_server.pipeline.fields import RedactStep
 
