@@ -6,8 +6,9 @@ What is pinned here, of the text in `clarion_fanout/broker.py`:
                1, 2, 3, ... within one epoch, each given once, however many publish at a time.
                A topic without history has no positions. A broker that is closed answers
                `BrokerUnavailable` for each draft and raises nothing.
-    keys       A draft whose key is known gets the position of the first, is marked as duplicate
-               and is not dispatched. Keys are per topic and forgotten after their time.
+    ids        A draft whose id is known gets the position of the first, is marked as duplicate
+               and is not dispatched. Ids are per topic and forgotten after their time.
+    keys       A draft's key is that of its publication, fed or read.
     read       Every kind of question has one right answer. `peek` gives the same or None.
                Size and age remove the oldest; the position stays. A position that is not the
                stream's, or whose successors were removed, makes the answer incomplete.
@@ -49,9 +50,9 @@ def accepted(answer: Receipt | BrokerUnavailable) -> Receipt:
 
 
 async def publish(
-    broker: Broker, topic: str, data: bytes = b"0", key: str | None = None
+    broker: Broker, topic: str, data: bytes = b"0", id: str | None = None, key: str = ""
 ) -> Receipt:
-    (answer,) = await broker.publish([Draft(topic, data, key)])
+    (answer,) = await broker.publish([Draft(topic, data, id, key)])
     return accepted(answer)
 
 
@@ -77,6 +78,7 @@ def facts(publication: Publication) -> tuple[object, ...]:
         publication.ts,
         publication.offset,
         publication.epoch,
+        publication.key,
     )
 
 
@@ -233,9 +235,9 @@ async def test_a_key_works_within_one_batch(opened: Opened) -> None:
 
 
 async def test_a_key_is_known_in_its_own_topic_only(opened: Opened) -> None:
-    assert not (await publish(opened.broker, "few:a", key="key")).duplicate
-    assert not (await publish(opened.broker, "few:b", key="key")).duplicate
-    assert not (await publish(opened.broker, "none:a", key="key")).duplicate
+    assert not (await publish(opened.broker, "few:a", id="key")).duplicate
+    assert not (await publish(opened.broker, "few:b", id="key")).duplicate
+    assert not (await publish(opened.broker, "none:a", id="key")).duplicate
 
 
 @pytest.mark.parametrize("topic", ["few:a", "none:a"])
@@ -252,6 +254,24 @@ async def test_a_key_is_forgotten_after_its_time_and_then_begins_anew(
     assert second.position is None or second.position != first.position
     await broker_factory.pass_time(broker_factory.age / 2)
     assert await publish(opened.broker, topic, b"4", "key") == second._replace(duplicate=True)
+
+
+# Conflation keys
+
+
+@pytest.mark.parametrize("topic", ["few:a", "none:a"])
+@pytest.mark.parametrize("id", [None, "an id"])
+async def test_a_key_goes_with_its_publication(opened: Opened, topic: str, id: str | None) -> None:
+    await attach(opened.broker, topic)
+    assert not (await publish(opened.broker, topic, b" [1, 2]", id, "!a~")).duplicate
+    await publish(opened.broker, topic, b"3")
+    await publish(opened.broker, topic, END, key="k" * 128)
+    fed = await opened.feed.expect(topic, END)
+    expected = [(b" [1, 2]", "!a~"), (b"3", ""), (END, "k" * 128)]
+    assert [(each.data, each.key) for each in fed] == expected
+    page = await ask(opened.broker, topic, Want())
+    if page.position is not None:
+        assert [(each.data, each.key) for each in page.publications] == expected
 
 
 # Reading

@@ -32,6 +32,11 @@ HEADS = (
     b"#" + b"9" * 5000,
     b">",
     b"<",
+    b"%0",
+    b"%1",
+    b"%",
+    b"@",
+    b"@k",
 )
 TIMES = (b"0", b"1790000000123", b"-1", b"", b"x", b"9" * 4300, b"9" * 5000, b"1.5", b"\xff")
 MARKS = (b"-", b"", b"EPOCH", b"abc", b'"', b"\xff", b"|;", b"a" * 10_000)
@@ -39,7 +44,7 @@ DATA = (b"1", b'{"n":1}', b"", b"{", b"\xff", b"a b c")
 
 payloads = st.one_of(
     st.binary(max_size=60),
-    st.sampled_from([b"!", b">1", b"<{}", b"<b>hello</b>", b"1"]),
+    st.sampled_from([b"!", b">1", b"<{}", b"<b>hello</b>", b"1", b"@k 1", b"%1 0 abc k 1"]),
     st.builds(
         lambda *parts: b" ".join(parts),
         st.sampled_from(HEADS) | st.integers(0, 3).map(lambda number: b"#%d" % number),

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from clarion_fanout.broker import BrokerUnavailable
+from clarion_fanout.broker import BrokerUnavailable, Want
 from clarion_server.options import Config, Limits
 from support.private_api import KEY, NAMESPACES, Api, FailingBroker, Subscriber, serving
 
@@ -45,6 +45,26 @@ async def test_an_idempotency_key_makes_a_repetition_harmless(api: Api) -> None:
     again = await api.post("/v1/publish", message)
     assert again.json == {**first.json, "duplicate": True}
     assert api.counters.publications["api"] == 1
+
+
+@pytest.mark.parametrize("key", ["", "k" * 129, "a b", "\n", "é"])
+async def test_a_key_that_is_none_is_refused(api: Api, key: str) -> None:
+    for path, what in (("publish", {"topic": "a"}), ("broadcast", {"topics": ["a"]})):
+        answer = await api.post(f"/v1/{path}", {**what, "data": 1, "key": key})
+        assert (answer.status, answer.json["error"]["code"]) == (400, "bad_request")
+        assert "key" in answer.json["error"]["message"]
+    batch = [{"topic": "a", "data": 1, "key": key}, {"topic": "a", "data": 2, "key": "!~"}]
+    answer = await api.post("/v1/publish/batch", {"messages": batch})
+    assert ["error" in each for each in answer.json["results"]] == [True, False]
+
+
+async def test_every_way_in_takes_a_key_along(api: Api) -> None:
+    message = {"topic": "a", "data": 1, "key": "k"}
+    await api.post("/v1/publish", message)
+    await api.post("/v1/publish/batch", {"messages": [message, {"topic": "a", "data": 1}]})
+    await api.post("/v1/broadcast", {"topics": ["a", "b"], "data": 1, "key": "k"})
+    page = await api.broker.read("a", Want())
+    assert [each.key for each in page.publications] == ["k", "k", "", "k"]
 
 
 async def test_data_passes_as_it_was_written(api: Api) -> None:

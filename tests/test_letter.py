@@ -42,7 +42,14 @@ def test_data_is_put_on_one_line() -> None:
 
 
 def test_an_id_may_be_any_text_of_128_characters() -> None:
-    assert letter(b"topic", b"a", b"data", b"1", b"id", "é".encode() * 128).key == "é" * 128
+    assert letter(b"topic", b"a", b"data", b"1", b"id", "é".encode() * 128).id == "é" * 128
+
+
+def test_a_key_is_visible_ascii() -> None:
+    expected = Letter(b"1-0", "a:1", b"2", None, "!k~")
+    assert letter(b"topic", b"a:1", b"data", b"2", b"key", b"!k~") == expected
+    both = letter(b"key", b"k" * 128, b"topic", b"a:1", b"data", b"2", b"id", b"i")
+    assert (both.id, both.key) == ("i", "k" * 128)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +74,11 @@ def test_an_id_may_be_any_text_of_128_characters() -> None:
         ([b"topic", b"a", b"data", b"1", b"id", b""], "id is empty"),
         ([b"topic", b"a", b"data", b"1", b"id", b"\xff"], "id is not valid UTF-8"),
         ([b"topic", b"a", b"data", b"1", b"id", b"k" * 129], "id has 129 characters"),
+        ([b"topic", b"a", b"data", b"1", b"key", b""], "key is empty"),
+        ([b"topic", b"a", b"data", b"1", b"key", b"k" * 129], "key has 129 characters"),
+        ([b"topic", b"a", b"data", b"1", b"key", b"a b"], "character ' ' is not allowed in a key"),
+        ([b"topic", b"a", b"data", b"1", b"key", b"a\n"], "character '\\n' is not allowed"),
+        ([b"topic", b"a", b"data", b"1", b"key", b"\xff"], "character '\\ufffd' is not allowed"),
         ([b"topic", b"a", b"data", b"1"] + [b"x"] * 2 * (FIELDS - 1), "17 fields, the limit is 16"),
     ],
 )
@@ -76,7 +88,8 @@ def test_what_is_wrong_is_said(fields: list[bytes], reason: str) -> None:
 
 @given(
     st.lists(
-        st.sampled_from([b"topic", b"data", b"id", b"x"]) | st.binary(max_size=8), max_size=12
+        st.sampled_from([b"topic", b"data", b"id", b"key", b"x"]) | st.binary(max_size=8),
+        max_size=12,
     ),
     st.lists(
         st.binary(max_size=20) | st.sampled_from([b"a:1", b'{"n":1}', b"1"]),

@@ -283,3 +283,12 @@ async def test_what_only_its_publisher_knew_is_told_to_be_lost(pair: Pair, publi
     # It is told once, and who was not there then learns it when he comes back.
     assert [type(each) for each in other.feed.publications].count(Loss) == 1
     assert not (await one.broker.read(TOPIC, Want(since=first))).complete
+
+
+async def test_what_backends_publish_themselves_may_have_a_key() -> None:
+    async with following() as on:
+        for payload in (b'@k {"n":1}', b"@!~ 2", b"3", b"@ 4", b"@\xff 5", b"@k", b"@k {"):
+            on.shard.take(payload)
+        fed = [(each.data, each.key, each.offset) for each in on.feed.publications]
+        assert fed == [(b'{"n":1}', "k", 0), (b"2", "!~", 0), (b"3", "", 0)]
+        assert (on.broker.quick, on.broker.quick_refused) == (3, 4)

@@ -77,7 +77,7 @@ async def test_each_entry_follows_the_one_before_it_in_its_topic() -> None:
         batch = letters(3 * PORTION, topics=4)
         assert await deliver(made, batch) == batch
         for topic in range(4):
-            chain = [names for name, _, names in broker.steps if name == f"a:{topic}"]
+            chain = [names for name, _, names, _ in broker.steps if name == f"a:{topic}"]
             assert len(chain[0]) == 1
             assert all(then == (then[0], now[0]) for now, then in pairwise(chain))
             assert await kept(at, f"a:{topic}") == list(range(topic, 3 * PORTION, 4))

@@ -713,13 +713,13 @@ async def test_a_step_is_published_only_behind_the_one_before_it() -> None:
     async with worker(server.url, working=False) as one:
         for topic in ("a", "bare:a"):
             first, second, third = (KEYS.entry(topic, mark) for mark in (b"1", b"2", b"3"))
-            skipped: list[Step] = [(topic, b"3", (third, second))]
+            skipped: list[Step] = [(topic, b"3", (third, second), "")]
             [refused] = await one.broker.publish_steps(skipped, 60_000)
             assert isinstance(refused, BrokerUnavailable)
             chain: list[Step] = [
-                (topic, b"1", (first,)),
-                (topic, b"2", (second, first)),
-                (topic, b"3", (third, second)),
+                (topic, b"1", (first,), ""),
+                (topic, b"2", (second, first), ""),
+                (topic, b"3", (third, second), ""),
             ]
             receipts = await one.broker.publish_steps(chain, 60_000)
             assert [receipt.duplicate for receipt in accepted(receipts)] == [False] * 3
@@ -740,7 +740,7 @@ async def test_a_step_waits_for_the_one_before_it_when_the_data_stepped_back() -
         worker(server.url, working=False, shard_options=QUICK) as one,
     ):
         chain: list[Step] = [
-            ("a", b"%d" % number, (KEYS.entry("a", b"%d" % number), *before))
+            ("a", b"%d" % number, (KEYS.entry("a", b"%d" % number), *before), "")
             for number, before in enumerate(
                 [(), *((KEYS.entry("a", b"%d" % number),) for number in range(9))]
             )

@@ -69,8 +69,10 @@ class Worker:
             if not self.broker.attach(topic):
                 await self.broker.attached(topic)
 
-    async def publish(self, topic: str, data: bytes, key: str | None = None) -> Receipt:
-        (receipt,) = await self.broker.publish([Draft(topic, data, key)])
+    async def publish(
+        self, topic: str, data: bytes, id: str | None = None, key: str = ""
+    ) -> Receipt:
+        (receipt,) = await self.broker.publish([Draft(topic, data, id, key)])
         assert isinstance(receipt, Receipt), receipt
         return receipt
 
@@ -149,7 +151,8 @@ async def test_a_whole_move_loses_nothing_of_what_was_kept(worker: Open) -> None
     kept = [topic for topic in TOPICS if topic.startswith("kept:")]
     for topic in kept:
         for number in range(5):
-            receipt = await before.publish(topic, b"%d" % number)
+            key = "k" if number == 4 else ""
+            receipt = await before.publish(topic, b"%d" % number, key=key)
             if number == 2:
                 assert receipt.position is not None
                 positions[topic] = receipt.position
@@ -159,7 +162,7 @@ async def test_a_whole_move_loses_nothing_of_what_was_kept(worker: Open) -> None
     for topic in kept:
         page = await moving.broker.read(topic, Want(since=positions[topic]))
         assert page.complete
-        assert [each.data for each in page.publications] == [b"3", b"4"]
+        assert [(each.data, each.key) for each in page.publications] == [(b"3", ""), (b"4", "k")]
         # Its stream is sealed; who knows where it went finds it there.
         assert (await prepared.publish(topic, b"5")).position == (page.position.epoch, 6)  # type: ignore[union-attr]
     await prepared.broker.close()

@@ -638,6 +638,22 @@ async def test_who_may_publish(
             assert told(answer) == error(Code.FORBIDDEN, id=1, topic=topic)
 
 
+async def test_a_key_goes_with_what_a_client_publishes(world: World) -> None:
+    client = world.client()
+    client.says(op="publish", topic="news", data=1, key="a")
+    client.says(op="publish", topic="news", data=2)
+    await turns()
+    page = await world.broker.read("news", Want())
+    assert [each.key for each in page.publications] == ["a", ""]
+
+
+@pytest.mark.parametrize("key", ["", "a b", "k" * 129, "é", 1])
+async def test_a_key_that_is_none_is_refused(world: World, key: object) -> None:
+    answer = world.client().asks(op="publish", id=1, topic="news", data=1, key=key)
+    assert (answer["code"], answer["id"]) == (Code.BAD_REQUEST, 1)
+    assert "key" in answer["message"]
+
+
 async def test_a_grant_to_read_is_no_grant_to_write(world: World) -> None:
     client = world.client(world.token(subscribe=["rooms:1"]))
     assert client.asks(op="publish", topic="rooms:1", data=1)["code"] == "forbidden"

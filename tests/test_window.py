@@ -42,9 +42,9 @@ class Texts:
 FORM = Texts()
 
 
-def message(topic: str, number: int, offset: int = 0, size: int = 0) -> Publication:
+def message(topic: str, number: int, offset: int = 0, size: int = 0, key: str = "") -> Publication:
     """`ts` carries the size of the frame: nothing here looks at times."""
-    return Publication(topic, b"%d" % number, size, offset, "A" if offset else "")
+    return Publication(topic, b"%d" % number, size, offset, "A" if offset else "", key)
 
 
 def window(limit: Limit = LIMIT) -> Window:
@@ -195,6 +195,72 @@ def test_only_the_newest_of_a_topic_waits_in_the_place_of_the_first() -> None:
         "message n:b 4 4",
         *(f"message other:a 0 {number}" for number in range(1, 5)),
     ]
+
+
+def test_the_newest_of_each_key_waits_and_of_those_without_one() -> None:
+    some = window()
+    rule = Rule("n", "latest")
+    for number in range(1, 4):
+        deliver(some, rule, message("n:a", number, key="x"), message("n:a", number, key="y"))
+        deliver(some, rule, message("n:a", number), message("n:b", number, key="x"))
+    assert some.messages == 4
+    assert taken(some) == ["message n:a 0 3"] * 3 + ["message n:b 0 3"]
+
+
+def test_what_changes_often_keeps_its_turn() -> None:
+    """Else a client that is slow enough would never get it."""
+    some = window()
+    rule = Rule("n", "latest")
+    deliver(some, rule, message("n:a", 1, key="busy"), message("n:a", 2, key="quiet"))
+    deliver(some, rule, message("n:a", 3, key="busy"))
+    assert taken(some) == ["message n:a 0 3", "message n:a 0 2"]
+
+
+def test_where_there_is_a_history_nothing_overtakes_a_smaller_offset() -> None:
+    some = window()
+    rule = Rule("n", "latest")
+    deliver(some, rule, *(message("n:a", n, n, key=key) for n, key in enumerate("abcab", 1)))
+    assert taken(some) == [
+        "lost n:a A 2",
+        "message n:a 3 3",
+        "message n:a 4 4",
+        "message n:a 5 5",
+    ]
+
+
+def test_each_loss_is_told_before_the_next_of_the_topic_and_not_earlier() -> None:
+    some = window()
+    rule = Rule("n", "latest")
+    deliver(some, rule, *(message("n:a", n, n, key=key) for n, key in enumerate("abacb", 1)))
+    # 1 and 2 were replaced by 3 and 5; then 3 by 6.
+    deliver(some, rule, message("n:a", 6, 6, key="a"))
+    assert taken(some) == [
+        "lost n:a A 3",
+        "message n:a 4 4",
+        "message n:a 5 5",
+        "message n:a 6 6",
+    ]
+
+
+def test_a_loss_of_keys_is_told_however_many_places_were_given_up() -> None:
+    some = window()
+    some.push(b"the client is stuck here")
+    rule = Rule("n", "latest")
+    for number in range(1, 5000):
+        deliver(some, rule, message("n:a", number, number, key=str(number % 7)))
+        assert len(some) < 100
+    assert taken(some)[1:] == [
+        "lost n:a A 4992",
+        *(f"message n:a {number} {number}" for number in range(4993, 5000)),
+    ]
+
+
+def test_more_keys_than_there_is_room_for_close_as_their_newest_are_never_given_up() -> None:
+    some = window(Limit(bytes=10_000, messages=4, ticks=10, drip=1))
+    rule = Rule("n", "latest")
+    assert deliver(some, rule, *(message("n:a", n, n, key=str(n)) for n in range(1, 5))) is None
+    assert deliver(some, rule, message("n:a", 5, 5, key="1")) is None
+    assert deliver(some, rule, message("n:a", 6, 6, key="5")) == "messages"
 
 
 def test_the_newest_of_a_topic_is_not_given_up_for_others() -> None:
@@ -349,6 +415,7 @@ RULES = {
 STREAMS = frozenset({"plain", "close", "drop", "sync", "resync", "latest"})
 """Namespaces with a history."""
 TOPICS = tuple(f"{name}:{topic}" for name in RULES for topic in "ab")
+TURN = "a turn"
 
 
 class WindowMachine(RuleBasedStateMachine):
@@ -377,6 +444,10 @@ class WindowMachine(RuleBasedStateMachine):
         """What belongs to no topic, and whether it counts."""
         self.due: dict[str, list[tuple[str, int]]] = {topic: [] for topic in TOPICS}
         """What was pushed of each topic: its text and offset."""
+        self.waits: dict[str, list[tuple[str, int, str]]] = {topic: [] for topic in TOPICS}
+        """With `latest`: what waits of each topic: its text, offset and key."""
+        self.keys: dict[str, str] = {}
+        """Of messages, by their text."""
         self.newest = dict.fromkeys(TOPICS, (0, 0))
         """The number of its epoch, and the offset, of each topic's stream."""
         self.told = dict.fromkeys(TOPICS, (0, 0))
@@ -409,28 +480,50 @@ class WindowMachine(RuleBasedStateMachine):
 
     @rule(
         place=st.integers(0, 3),
-        sizes=st.lists(st.sampled_from([0, 0, 60, 120]), min_size=1, max_size=6),
+        sizes=st.lists(
+            st.tuples(st.sampled_from([0, 0, 60, 120]), st.sampled_from(["", "", "x", "y", "z"])),
+            min_size=1,
+            max_size=6,
+        ),
         positioned=st.sampled_from([True, True, True, False]),
     )
-    def publish(self, place: int, sizes: list[int], positioned: bool) -> None:
+    def publish(self, place: int, sizes: list[tuple[int, str]], positioned: bool) -> None:
         topic = self.topics[place % len(self.topics)]
         of = RULES[namespace_of(topic)]
-        for size in sizes:
+        for size, key in sizes:
             epoch, offset = self.newest[topic]
             if positioned and namespace_of(topic) in STREAMS:
                 self.newest[topic] = epoch, offset = epoch, offset + 1
             else:
                 offset = 0
             data = b"%d" % next(self.numbers)
-            publication = Publication(topic, data, size, offset, f"e{epoch}" if offset else "")
+            epoch_name = f"e{epoch}" if offset else ""
+            publication = Publication(topic, data, size, offset, epoch_name, key)
             frame = FORM.encode(publication)
             unbounded = not (of.bytes or of.messages or of.policy == "latest")
             with self.pushing(len(frame), fits=unbounded) as result:
-                self.due[topic].append((frame.decode().strip(), offset))
+                text = frame.decode().strip()
+                self.keys[text] = key
+                self.due[topic].append((text, offset))
+                self.renew(topic, text, offset, key)
                 self.counted += 1
                 bound = self.window.deliver(of, publication, frame, self.now)
                 assert bound is None or of.policy in ("close", "latest")
                 result(bound)
+
+    def renew(self, topic: str, text: str, offset: int, key: str) -> None:
+        """The newest of each key waits, in the place of the one before it where that may be."""
+        waits = self.waits[topic]
+        for place in reversed(range(len(waits))):
+            if waits[place][2] == TURN:
+                break
+            if waits[place][2] == key:
+                if not offset or place == len(waits) - 1:
+                    waits[place] = text, offset, key
+                    return
+                del waits[place]
+                break
+        waits.append((text, offset, key))
 
     @rule(place=st.integers(0, 3))
     def turn(self, place: int) -> None:
@@ -442,6 +535,7 @@ class WindowMachine(RuleBasedStateMachine):
         frame = FORM.encode(Turn(topic, Position(f"e{epoch + 1}", offset), number))
         with self.pushing(len(frame), fits=True) as result:
             self.due[topic].append((frame.decode().strip(), offset))
+            self.waits[topic].append((frame.decode().strip(), offset, TURN))
             self.counted += 1
             self.window.part(topic)
             result(self.window.push(frame))
@@ -476,15 +570,35 @@ class WindowMachine(RuleBasedStateMachine):
         place = [at for _, at in due].index(offset)
         missing = [text for text, _ in due[: place + 1]]
         assert all(text.startswith("message ") for text in missing), "told too late"
-        del due[: place + 1]
+        if RULES[namespace_of(topic)].policy != "latest":
+            del due[: place + 1]
+            return
+        for text, at in due[: place + 1]:
+            if at:
+                assert self.is_replaced(topic, text), f"{text} is the newest"
+                due.remove((text, at))
+
+    def is_replaced(self, topic: str, text: str) -> bool:
+        """Whether a newer one of the same key comes before anything else is said of the topic."""
+        texts = [each for each, _ in self.due[topic]]
+        for later in texts[texts.index(text) + 1 :]:
+            if not later.startswith("message "):
+                return False
+            if self.keys[later] == self.keys[text]:
+                return True
+        return False
 
     def is_read(self, topic: str, text: str) -> None:
         epoch, offset = self.told[topic]
         due = self.due[topic]
+        if RULES[namespace_of(topic)].policy == "latest":
+            assert self.waits[topic].pop(0)[0] == text
+            self.forget_what_it_replaces(topic, text)
         while due[0][0] != text:
             missing, at = due.pop(0)
             assert missing.startswith("message "), f"{missing} is never dropped"
             assert not at, f"{missing} is missing, and nobody was told"
+        self.keys.pop(text, None)
         _, at = due.pop(0)
         self.counted -= 1
         if not text.startswith("message "):
@@ -493,6 +607,16 @@ class WindowMachine(RuleBasedStateMachine):
         elif at:
             assert at == offset + 1
             self.told[topic] = epoch, at
+
+    def forget_what_it_replaces(self, topic: str, text: str) -> None:
+        """And puts it first: those of other keys before it may come later."""
+        due = self.due[topic]
+        place = [each for each, _ in due].index(text)
+        for before in due[:place]:
+            if self.keys.get(before[0]) == self.keys.get(text):
+                assert not before[1], f"{before} is missing, and nobody was told"
+                due.remove(before)
+        due.insert(0, due.pop([each for each, _ in due].index(text)))
 
     @invariant()
     def it_knows_what_waits_and_keeps_its_bounds(self) -> None:

@@ -3,7 +3,7 @@
 -- KEYS  1 meta   2 stream
 -- ARGV  1 an epoch that was never used   2 reign   3 ms that a message is kept
 --       4 ms that the position is   5 epoch, 6 offset and 7 lineage of the sealed stream; epoch '':
---       there was none   8 ... id and data of each message
+--       there was none   8 ... id, data and conflation key of each message; key '': it has none
 -- Returns 1, or 0 if the topic has a stream here.
 --
 -- The epoch is a new one even though nothing is lost: should this shard lose its data, the sealed
@@ -24,8 +24,12 @@ if ARGV[5] ~= '' then
   end
   redis.call('HSET', KEYS[1], 'l', lineage)
 end
-for place = 8, #ARGV, 2 do
-  redis.call('XADD', KEYS[2], ARGV[place], 'd', ARGV[place + 1])
+for place = 8, #ARGV, 3 do
+  if ARGV[place + 2] == '' then
+    redis.call('XADD', KEYS[2], ARGV[place], 'd', ARGV[place + 1])
+  else
+    redis.call('XADD', KEYS[2], ARGV[place], 'd', ARGV[place + 1], 'k', ARGV[place + 2])
+  end
 end
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 redis.call('PEXPIRE', KEYS[1], ARGV[4])

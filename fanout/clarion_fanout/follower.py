@@ -18,11 +18,16 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Protocol
 
+from clarion_fanout import conflation
 from clarion_fanout.broker import Page
 from clarion_fanout.publication import Loss, Position, Publication, Turn
 
 WAITING = 500
 """Publications that may wait for a page: what a busy topic brings in half a second."""
+
+KEYED = b"%"
+"""What a payload begins with, in place of `#`, when a conflation key and a space stand before the
+data; see publish.lua."""
 
 
 class State(Enum):
@@ -96,9 +101,14 @@ class Follower:
     def take(self, payload: bytes) -> None:
         try:
             head, ts, mark, data = payload.split(b" ", 3)
-            offset = int(head[1:]) if head[:1] == b"#" else 0
+            key = ""
+            sign = head[:1]
+            if sign == KEYED:
+                key, data = conflation.cut(data)
+            offset = int(head[1:]) if sign == b"#" or key else 0
             if offset > 0:
-                self._take(offset, mark, Publication(self.topic, data, int(ts), offset, self.epoch))
+                publication = Publication(self.topic, data, int(ts), offset, self.epoch, key)
+                self._take(offset, mark, publication)
                 return
         except ValueError:
             pass

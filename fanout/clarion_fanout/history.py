@@ -17,6 +17,9 @@ ENTRY_BYTES = 560
 frame too. 190 bytes for object, numbers and headers, 370 for the frame's table and envelope
 (measured with tracemalloc; a second wire form adds as much again and is not counted)."""
 
+KEY_BYTES = 50
+"""And a conflation key, beside its text."""
+
 QUEUE_BYTES = 800
 """What a stream's deque costs, which is made for the first publication."""
 
@@ -50,17 +53,17 @@ class Stream:
         """That of the newest publication."""
         return Position(self.epoch, self.offset)
 
-    def append(self, data: bytes, now: int, options: HistoryOptions) -> Publication:
+    def append(self, data: bytes, now: int, options: HistoryOptions, key: str = "") -> Publication:
         """Accepts a publication: gives it the next offset and keeps it."""
         self.offset += 1
         self.used = now
         # The stream's own name: one string for all, whatever each draft brought.
-        publication = Publication(self.topic, data, now, self.offset, self.epoch)
+        publication = Publication(self.topic, data, now, self.offset, self.epoch, key)
         if self._entries is _EMPTY:
             self._entries = deque()
             self.bytes += QUEUE_BYTES
         self._entries.append(publication)
-        self.bytes += 2 * len(data) + ENTRY_BYTES
+        self.bytes += _cost(publication)
         self.trim(now, options)
         return publication
 
@@ -72,7 +75,7 @@ class Stream:
         size, seconds = options
         oldest = now - seconds * 1000
         while len(entries) > size or entries[0].ts < oldest:
-            self.bytes -= 2 * len(entries.popleft().data) + ENTRY_BYTES
+            self.bytes -= _cost(entries.popleft())
             if not entries:
                 self.clear()
                 return
@@ -120,3 +123,9 @@ class Stream:
         if backwards is not want.reverse:
             publications.reverse()
         return Page(self.position, publications, complete)
+
+
+def _cost(publication: Publication) -> int:
+    """What a kept publication takes of memory, about."""
+    cost = 2 * len(publication.data) + ENTRY_BYTES
+    return cost + KEY_BYTES + len(publication.key) if publication.key else cost

@@ -1,6 +1,6 @@
 """A letter: what a backend leaves in the inbox, and what is wrong with one that cannot be sent.
 
-    XADD clarion:inbox * topic <topic> data <json> [id <key>]
+    XADD clarion:inbox * topic <topic> data <json> [id <text>] [key <text>]
 
 Other fields are ignored, up to a number, as other members of a JSON object are over HTTP.
 """
@@ -11,28 +11,30 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from clarion_fanout import payload
+from clarion_fanout.conflation import is_key, why_not_a_key
 from clarion_fanout.publication import PayloadError
 from clarion_fanout.topics import is_topic, why_not_a_topic
 
 FIELDS = 16
-"""Fields of an entry: five times what we know."""
+"""Fields of an entry: four times what we know."""
 
-KEY_CHARACTERS = 128
+ID_CHARACTERS = 128
 """Of `id`, as over HTTP."""
 
-_KNOWN = (b"topic", b"data", b"id")
+_KNOWN = (b"topic", b"data", b"id", b"key")
 
 
 class Letter(NamedTuple):
     """An entry of the inbox that can be published.
 
-    entry: its id in the stream. key: the idempotency key that it brought.
+    entry: its name in the stream. id, key: what it brought; see `Draft`.
     """
 
     entry: bytes
     topic: str
     data: bytes
-    key: str | None = None
+    id: str | None = None
+    key: str = ""
 
 
 class Undeliverable(ValueError):
@@ -42,9 +44,9 @@ class Undeliverable(ValueError):
 def read(entry: bytes, fields: Sequence[bytes], data_bytes: int) -> Letter:
     """The letter that an entry's names and values are. Raises `Undeliverable`."""
     if len(fields) == 4 and fields[0] == b"topic" and fields[2] == b"data":
-        topic, data, key = fields[1], fields[3], None  # as nearly everybody writes it
+        topic, data, id, key = fields[1], fields[3], None, None  # as nearly everybody writes it
     else:
-        topic, data, key = _picked(fields)
+        topic, data, id, key = _picked(fields)
     name = topic.decode("utf-8", "replace")
     if not is_topic(name):
         raise Undeliverable(why_not_a_topic(name))
@@ -52,10 +54,12 @@ def read(entry: bytes, fields: Sequence[bytes], data_bytes: int) -> Letter:
         data = payload.check(data, data_bytes)
     except PayloadError as error:
         raise Undeliverable(str(error)) from None
-    return Letter(entry, name, data, None if key is None else _key(key))
+    return Letter(
+        entry, name, data, None if id is None else _id(id), "" if key is None else _key(key)
+    )
 
 
-def _picked(fields: Sequence[bytes]) -> tuple[bytes, bytes, bytes | None]:
+def _picked(fields: Sequence[bytes]) -> tuple[bytes, bytes, bytes | None, bytes | None]:
     """The values of the fields that we know."""
     if len(fields) > 2 * FIELDS:
         raise Undeliverable(f"{len(fields) // 2} fields, the limit is {FIELDS}")
@@ -68,16 +72,23 @@ def _picked(fields: Sequence[bytes]) -> tuple[bytes, bytes, bytes | None]:
     for name in (b"topic", b"data"):
         if name not in found:
             raise Undeliverable(f"{name.decode()} is missing")
-    return found[b"topic"], found[b"data"], found.get(b"id")
+    return found[b"topic"], found[b"data"], found.get(b"id"), found.get(b"key")
+
+
+def _id(value: bytes) -> str:
+    try:
+        id = value.decode()
+    except UnicodeDecodeError:
+        raise Undeliverable("id is not valid UTF-8") from None
+    if not id:
+        raise Undeliverable("id is empty")
+    if len(id) > ID_CHARACTERS:
+        raise Undeliverable(f"id has {len(id)} characters, the limit is {ID_CHARACTERS}")
+    return id
 
 
 def _key(value: bytes) -> str:
-    try:
-        key = value.decode()
-    except UnicodeDecodeError:
-        raise Undeliverable("id is not valid UTF-8") from None
-    if not key:
-        raise Undeliverable("id is empty")
-    if len(key) > KEY_CHARACTERS:
-        raise Undeliverable(f"id has {len(key)} characters, the limit is {KEY_CHARACTERS}")
+    key = value.decode("utf-8", "replace")
+    if not is_key(key):
+        raise Undeliverable(why_not_a_key(key))
     return key

@@ -63,7 +63,7 @@ class MemoryBroker:
         # Those that have something to give up, the longest unused first: every stream that has
         # publications or no subscriber is here. Of the rest some are, until eviction meets them.
         self._evictable: OrderedDict[str, Stream] = OrderedDict()
-        self._keys: OrderedDict[tuple[str, str], tuple[int, Receipt]] = OrderedDict()
+        self._ids: OrderedDict[tuple[str, str], tuple[int, Receipt]] = OrderedDict()
         self._attached: set[str] = set()
         self._sweep: list[str] = []
         self._feed: Feed | None = None
@@ -95,14 +95,14 @@ class MemoryBroker:
         return [self._publish(draft, now, self._feed) for draft in drafts]
 
     def _publish(self, draft: Draft, now: int, feed: Feed) -> Receipt:
-        topic, data, key = draft
-        if key is not None:
-            known = self._keys.get((topic, key))
+        topic, data, id, key = draft
+        if id is not None:
+            known = self._ids.get((topic, id))
             if known is not None and known[0] > now:
                 return Receipt(topic, known[1].position, duplicate=True)
         options = self._history(topic)
         if options is None:
-            publication = Publication(topic, data, now)
+            publication = Publication(topic, data, now, key=key)
             position = None
         else:
             stream = self._streams.get(topic)
@@ -111,12 +111,12 @@ class MemoryBroker:
             self._evictable[topic] = stream
             self._evictable.move_to_end(topic)
             before = stream.bytes
-            publication = stream.append(data, now, options)
+            publication = stream.append(data, now, options, key)
             position = Position(stream.epoch, stream.offset)
             self.bytes += stream.bytes - before
         receipt = Receipt(topic, position)
-        if key is not None:
-            self._remember(topic, key, now, receipt)
+        if id is not None:
+            self._remember(topic, id, now, receipt)
         if self.bytes > self._memory_bytes:
             self._evict()
         feed.dispatch(publication)
@@ -172,12 +172,12 @@ class MemoryBroker:
     def sweep(self) -> None:
         """Removes what has expired, a bounded part of it at a time. Call it every second."""
         now = self._now()
-        keys = self._keys
+        keys = self._ids
         for _ in range(min(SWEEP_STREAMS, len(keys))):
             name, (expires, _receipt) = next(iter(keys.items()))
             if expires > now:
                 break
-            self._drop_key(name)
+            self._drop_id(name)
         if not self._sweep:
             self._sweep = list(self._streams)
         for _ in range(min(SWEEP_STREAMS, len(self._sweep))):
@@ -210,15 +210,15 @@ class MemoryBroker:
 
     def _remember(self, topic: str, key: str, now: int, receipt: Receipt) -> None:
         name = (topic, key)
-        if name in self._keys:
-            self._drop_key(name)
-        while len(self._keys) >= self._key_count:
-            self._drop_key(next(iter(self._keys)))
-        self._keys[name] = (now + self._key_ms, receipt)
+        if name in self._ids:
+            self._drop_id(name)
+        while len(self._ids) >= self._key_count:
+            self._drop_id(next(iter(self._ids)))
+        self._ids[name] = (now + self._key_ms, receipt)
         self.bytes += KEY_BYTES + len(topic) + len(key)
 
-    def _drop_key(self, name: tuple[str, str]) -> None:
-        del self._keys[name]
+    def _drop_id(self, name: tuple[str, str]) -> None:
+        del self._ids[name]
         self.bytes -= KEY_BYTES + len(name[0]) + len(name[1])
 
     def _evict(self) -> None:
@@ -234,5 +234,5 @@ class MemoryBroker:
                 self.bytes += stream.bytes - before
             else:
                 self._forget(topic, stream)
-        while self.bytes > self._memory_bytes and self._keys:
-            self._drop_key(next(iter(self._keys)))
+        while self.bytes > self._memory_bytes and self._ids:
+            self._drop_id(next(iter(self._ids)))

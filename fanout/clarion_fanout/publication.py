@@ -24,19 +24,21 @@ class Position(NamedTuple):
 class Draft(NamedTuple):
     """What a publisher hands in: JSON `data`, checked, for `topic`.
 
-    `key` is the publisher's idempotency key: a second draft of the same topic with the same
-    key is not published again while the key is remembered.
+    id: the publisher's idempotency key: a second draft of the same topic with the same id is not
+        published again while the id is remembered.
+    key: what it is the news of, within the topic; "" if nothing was said. See `conflation`.
     """
 
     topic: str
     data: bytes
-    key: str | None = None
+    id: str | None = None
+    key: str = ""
 
 
 class Receipt(NamedTuple):
     """The broker's answer to a draft that it accepted.
 
-    `position` is None in topics without history. `duplicate`: the idempotency key was known,
+    `position` is None in topics without history. `duplicate`: the draft's `id` was known,
     `position` is that of the first time.
     """
 
@@ -53,19 +55,23 @@ class Publication:
     ts: the time of acceptance, Unix milliseconds.
     offset: its place in the topic's stream; 0 in topics without history.
     epoch: that of the stream; "" in topics without history.
+    key: its draft's.
     frames: what each wire form made of it, so that it is encoded once for all subscribers.
     """
 
-    __slots__ = ("data", "epoch", "frames", "offset", "topic", "ts")
+    __slots__ = ("data", "epoch", "frames", "key", "offset", "topic", "ts")
 
     op: ClassVar[str] = "message"
 
-    def __init__(self, topic: str, data: bytes, ts: int, offset: int = 0, epoch: str = "") -> None:
+    def __init__(
+        self, topic: str, data: bytes, ts: int, offset: int = 0, epoch: str = "", key: str = ""
+    ) -> None:
         self.topic = topic
         self.data = data
         self.ts = ts
         self.offset = offset
         self.epoch = epoch
+        self.key = key
         self.frames: dict[object, bytes] | None = None
 
     def __repr__(self) -> str:

@@ -7,7 +7,7 @@
 --       7 reign of this server, as the worker knows it   8 '1': it was read just now
 --       9 an epoch that was never used   10 'PUBLISH' or 'SPUBLISH'
 --       11 ms that the idempotency key is remembered   12 '0': a stream that is not here is not a
---       new one, but has yet to come
+--       new one, but has yet to come   13 conflation key, if the publisher gave one
 -- Returns {epoch, offset, 1 if the key was known}, or 'REIGN': the last message was published in
 -- another reign; read the reign anew and say so. Or 'ORDER': the message before this one was not.
 -- Or 'SEALED': the stream has moved to another shard. Or 'EMPTY': it has yet to come.
@@ -63,7 +63,14 @@ elseif meta[2] ~= ARGV[7] then
 end
 
 local offset = redis.call('HINCRBY', KEYS[1], 'o', 1)
-redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[4], offset .. '-' .. ARGV[3], 'd', ARGV[2])
+local id, payload = offset .. '-' .. ARGV[3], ARGV[2]
+local sign = '#'
+if ARGV[13] then
+  redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[4], id, 'd', ARGV[2], 'k', ARGV[13])
+  sign, payload = '%', ARGV[13] .. ' ' .. ARGV[2]
+else
+  redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[4], id, 'd', ARGV[2])
+end
 -- Clocks of workers differ, so the last time may be ahead.
 local slack = math.ceil(tonumber(ARGV[5]) / 4)
 if not meta[3] or math.abs(ARGV[3] - meta[3]) >= slack then
@@ -74,5 +81,5 @@ end
 if key then
   redis.call('SET', key, epoch .. ' ' .. offset, 'PX', ARGV[11])
 end
-redis.call(ARGV[10], ARGV[1], '#' .. offset .. ' ' .. ARGV[3] .. ' ' .. epoch .. ' ' .. ARGV[2])
+redis.call(ARGV[10], ARGV[1], sign .. offset .. ' ' .. ARGV[3] .. ' ' .. epoch .. ' ' .. payload)
 return {epoch, offset, 0}

@@ -8,7 +8,7 @@
 --       7 an epoch that was never used   8 reign   9 ms that the position is kept; '0': a question
 --       alone leaves nothing behind   10 '0': a stream that is not here has yet to come
 --       11 'PUBLISH' or 'SPUBLISH'
--- Returns {epoch, offset of the newest, 1 if nothing is missing, {{id, {'d', data}}, ...}}, or
+-- Returns {epoch, offset of the newest, 1 if nothing is missing, {{id, {'d', data[, 'k', key]}}, ...}}, or
 -- 'SEALED': the stream has moved to another shard, or 'EMPTY': it has yet to come.
 --
 -- Since a position that is not the stream's: everything that is kept. Follow differs in this: what

@@ -23,14 +23,14 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeAlias, cast
 
+from clarion_fanout import conflation
 from clarion_fanout import payload as payloads
 from clarion_fanout.broker import BrokerUnavailable, Feed, HistoryOptions, Page, Want
-from clarion_fanout.follower import Follower, State
+from clarion_fanout.follower import KEYED, Follower, State
 from clarion_fanout.publication import (
     Arrival,
     Departure,
     Draft,
-    PayloadError,
     Position,
     Publication,
     Receipt,
@@ -54,14 +54,19 @@ second, 2 % of a core here and less in Redis."""
 ARRIVAL_SECONDS = 0.05
 """How long a publication that somebody waits for may be on its way to us, before it is fetched."""
 
+QUICK_KEY = b"@"
+"""What a payload of a backend's begins with when a conflation key and a space stand before the
+data; JSON cannot begin so."""
+
 _MEMBERS = {b">": Arrival, b"<": Departure}
 """What a payload about a member begins with; see presence.lua."""
 
 
-Step: TypeAlias = tuple[str, bytes, tuple[bytes, ...]]
-"""A topic, data for it, and the Redis keys of which it depends whether it is published: the one by
+Step: TypeAlias = tuple[str, bytes, tuple[bytes, ...], str]
+"""A topic, data for it, the Redis keys of which it depends whether it is published: the one by
 which it is remembered, and that of the step of the same topic which must have been published before
-it. Both may be missing. A named tuple would take 5 % of the time that a publish takes here."""
+it; both may be missing. And the draft's `key`. A named tuple would take 5 % of the time that a
+publish takes here."""
 
 
 class RedisBroker:
@@ -142,8 +147,8 @@ class RedisBroker:
         name = self._keys.key
         return await self.publish_steps(
             [
-                (topic, data, () if key is None else (name(topic, key),))
-                for topic, data, key in drafts
+                (topic, data, () if id is None else (name(topic, id),), key)
+                for topic, data, id, key in drafts
             ],
             self._key_ms,
         )
@@ -195,7 +200,7 @@ class RedisBroker:
         return [refusal if answer is None else answer for answer in answers]
 
     def _packed(self, step: Step, now: bytes, fresh: bytes, key_ms: int) -> bytes:
-        topic, data, names = step
+        topic, data, names, key = step
         options = self._history(topic)
         channel = self._keys.channel(topic)
         if options is not None:
@@ -206,8 +211,10 @@ class RedisBroker:
                 self.shards.of(topic).reign, fresh, self._epochs.fresh(),
                 self._publish, key_ms, int(self.shards.begins(topic)),
             )  # fmt: skip
-            return PUBLISH.packed(keys, arguments)
+            return PUBLISH.packed(keys, (*arguments, key) if key else arguments)
         payload = b"#0 %b - %b" % (now, data)
+        if key:
+            payload = b"%b0 %b - %b %b" % (KEYED, now, key.encode(), data)
         if names:
             return PUBLISH_ONCE.packed(names, (channel, payload, key_ms, self._publish))
         return pack((self._publish, channel, payload))
@@ -217,8 +224,8 @@ class RedisBroker:
         keyed = [step for step in steps if step[2] and not self.shards.begins(step[0])]
         if not keyed:
             return
-        await self.shards.settle([topic for topic, _, _ in keyed])
-        for topic, _, names in keyed:
+        await self.shards.settle([step[0] for step in keyed])
+        for topic, _, names, _ in keyed:
             old = self.shards.other(topic)
             if old is None:
                 continue
@@ -234,7 +241,7 @@ class RedisBroker:
     async def forget(self, steps: Iterable[Step], in_ms: int) -> None:
         """Remembers the keys of steps only so long from now on, as far as their shards answer."""
         await self.shards.send(
-            [(topic, pack((b"PEXPIRE", names[0], in_ms))) for topic, _, names in steps]
+            [(topic, pack((b"PEXPIRE", names[0], in_ms))) for topic, _, names, _ in steps]
         )
 
     async def _renew_reigns(self, topics: Iterable[str]) -> None:
@@ -382,10 +389,13 @@ class RedisBroker:
             if isinstance(listener, Follower):
                 listener.doubt()
             return
+        key = ""
         try:
+            if payload[:1] == QUICK_KEY:
+                key, payload = conflation.cut(payload[1:])
             # Of members too: a backend may have published `<b>hello</b>`.
             data = payloads.check(payload if kind is None else payload[1:], self._data_bytes)
-        except PayloadError as error:
+        except ValueError as error:
             self.quick_refused += 1
             log.debug("a payload published past our API was refused: %s", error)
             return
@@ -393,7 +403,7 @@ class RedisBroker:
             self.dispatch(kind(topic, data, 0))
             return
         self.quick += 1
-        self.dispatch(Publication(topic, data, self._now()))
+        self.dispatch(Publication(topic, data, self._now(), key=key))
 
     def dropped(self, topic: str, listener: object) -> None:
         if self._listeners.get(topic) is listener:
@@ -426,10 +436,14 @@ class _Plain:
         self._waiting: list[asyncio.Future[None]] = []
 
     def take(self, payload: bytes) -> None:
-        if payload[:3] == b"#0 ":
+        head = payload[:3]
+        if head == b"#0 " or head == b"%0 ":
+            key = ""
             try:
                 _, ts, _, data = payload.split(b" ", 3)
-                publication = Publication(self.topic, data, int(ts))
+                if head[:1] == KEYED:
+                    key, data = conflation.cut(data)
+                publication = Publication(self.topic, data, int(ts), key=key)
             except ValueError:
                 pass  # no worker wrote it
             else:
@@ -474,13 +488,13 @@ _NOBODY = _Nobody()
 
 def _follows(steps: Sequence[Step], place: int, others: Sequence[int]) -> bool:
     """Whether one of the others is the step that must be published before the one at `place`."""
-    _, _, (_, before) = steps[place]
+    _, _, (_, before), _ = steps[place]
     return any(steps[other][2][0] == before for other in reversed(others))
 
 
 def _receipt(step: Step, reply: Reply | BrokerUnavailable) -> Receipt | BrokerUnavailable | None:
     """What a publish was answered; None if it was not executed and may be sent again."""
-    topic, _, names = step
+    topic, _, names, _ = step
     if isinstance(reply, list):
         epoch, offset, known = cast("list[bytes | int]", reply)
         assert isinstance(epoch, bytes)

@@ -1,7 +1,8 @@
 """Publishing the entries of an inbox: what is promised of them stands in `redis_inbox`.
 
 An owner gives its delivery what it has read, batch after batch, and hears which entries are done.
-Those that cannot be published yet wait here, in a `Backlog`, and go with a later batch.
+Those that cannot be published yet wait here, in a `Backlog`, and go with a later batch. Where
+something is to be done to letters first, they come here through a `Preparer`.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import NamedTuple, TypeAlias, cast
 from zlib import crc32
 
 from clarion_fanout import letter as letters
-from clarion_fanout.backlog import Backlog
+from clarion_fanout.backlog import Backlog, place
 from clarion_fanout.broker import BrokerUnavailable
 from clarion_fanout.letter import FIELDS, Letter, Undeliverable
+from clarion_fanout.preparer import Preparer
 from clarion_fanout.publication import Receipt
 from clarion_fanout.redis_broker import RedisBroker, Step
 from clarion_fanout.redis_keys import Keys
@@ -72,6 +74,7 @@ class Delivery:
     dead: where dead letters are kept.
     data_bytes: the most that an entry may publish.
     key_seconds: how long an entry's own idempotency key is remembered.
+    preparer: what works on letters before they are published.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Delivery:
         keys: Keys,
         data_bytes: int,
         key_seconds: float,
+        preparer: Preparer | None = None,
     ) -> None:
         self.outcomes: Counter[str] = Counter()
         """Entries that are done: `published`, `duplicate` or `dead`."""
@@ -94,31 +98,40 @@ class Delivery:
         self._data_bytes = data_bytes
         self._key_ms = max(1, int(key_seconds * 1000))
         self._backlog = Backlog()
+        self._preparer = preparer
+        self._worked_on: dict[bytes, tuple[int, list[bytes]]] = {}
+        self._refused: list[_Dead] = []
         self._retry_at = 0.0
 
     @property
     def waiting(self) -> int:
-        """Entries that wait for a topic's shard."""
-        return self._backlog.letters
+        """Entries that wait for a topic's shard, or for what is done to them first."""
+        return self._backlog.letters + (self._preparer.waiting if self._preparer else 0)
 
     @property
     def oldest(self) -> bytes | None:
         """The one that waits for the longest time."""
-        return self._backlog.oldest
+        found = [self._backlog.oldest, self._preparer.oldest if self._preparer else None]
+        return min((entry for entry in found if entry is not None), key=place, default=None)
 
     @property
     def room(self) -> int:
         """Entries that may be read now."""
-        return self._backlog.room
+        room = self._backlog.room
+        return room if self._preparer is None else min(room, self._preparer.room)
 
     @property
     def retry_s(self) -> float | None:
-        """Seconds until what waits is tried again; None if nothing waits."""
+        """Seconds until what waits for a shard is tried again; None if nothing does."""
         return max(0.0, self._retry_at - time.monotonic()) if self._backlog.letters else None
 
     def begin(self) -> None:
         """Forgets what waits: another owner reads it again."""
         self._backlog = Backlog()
+        self._worked_on.clear()
+        self._refused.clear()
+        if self._preparer is not None:
+            self._preparer.clear()
 
     # Reading
 
@@ -128,7 +141,7 @@ class Delivery:
         return self._data_bytes + SLACK_BYTES
 
     def opened(self, entries: Sequence[Entry]) -> Mail:
-        """Tells what can be published from what cannot."""
+        """Tells what can be published from what cannot, and has the rest worked on."""
         good: list[Letter] = []
         bad: list[_Dead] = []
         for each in entries:
@@ -136,10 +149,23 @@ class Delivery:
             try:
                 if len(each) > 2:
                     raise Undeliverable(self._too_large(each))
-                good.append(letters.read(entry, fields, self._data_bytes))
+                letter = letters.read(entry, fields, self._data_bytes)
+                if self._preparer is None or not self._worked(self._preparer, letter, fields):
+                    good.append(letter)
             except Undeliverable as error:
                 bad.append((entry, fields[: 2 * FIELDS], str(error)))
         return Mail(cast("bytes", entries[0][0]) if entries else None, good, bad)
+
+    def _worked(self, preparer: Preparer, letter: Letter, fields: list[bytes]) -> bool:
+        """Whether a letter is to be worked on, which is begun then."""
+        most, size = preparer.most_bytes(letter.topic), len(letter.data)
+        if size > most:
+            raise Undeliverable(f"data has {size} bytes, the limit is {most}")
+        if not preparer.put(letter):
+            return False
+        # What is made of it may differ the next time, by another worker: it is the same entry.
+        self._worked_on[letter.entry] = crc32(letter.data, self._salt), fields
+        return True
 
     def _too_large(self, cut: Entry) -> str:
         """Why an entry that was cut is too large; see inbox.lua."""
@@ -152,7 +178,9 @@ class Delivery:
     # Burying
 
     async def bury(self, dead: Sequence[_Dead]) -> list[bytes]:
-        """Buries entries and returns them. Raises `BrokerUnavailable`."""
+        """Buries entries, and those that were refused, and returns them. Raises
+        `BrokerUnavailable`."""
+        dead, self._refused = [*dead, *self._refused], []
         if dead:
             add = ("XADD", self._keys.dead, "MAXLEN", "~", DEAD, "*")
             await self._dead.ask(
@@ -169,6 +197,12 @@ class Delivery:
 
     def batch(self, fresh: Sequence[Letter], most: int) -> tuple[list[Letter], int]:
         """What is to be published now, and how many of the first have waited."""
+        if self._preparer is not None:
+            prepared, refused = self._preparer.take()
+            fresh = [*fresh, *prepared]
+            for letter, reason in refused:
+                _, fields = self._worked_on.pop(letter.entry)
+                self._refused.append((letter.entry, fields, reason))
         due: list[Letter] = []
         if self._backlog.letters and time.monotonic() >= self._retry_at:
             due = self._backlog.due(self._reachable, most)
@@ -195,7 +229,8 @@ class Delivery:
             topic = letter.topic
             name = self._remembered(letter)
             before = newest.get(topic)
-            steps.append((topic, letter.data, (name,) if before is None else (name, before)))
+            names = (name,) if before is None else (name, before)
+            steps.append((topic, letter.data, names, letter.key))
             newest[topic] = name
         receipts = await self._receipts(steps, ours)
         sent: list[Sent] = []
@@ -212,6 +247,7 @@ class Delivery:
             if number < due:
                 self._backlog.done(letter)
             sent.append((letter, step))
+            self._worked_on.pop(letter.entry, None)
             duplicates += receipt.duplicate
         for topic in failed:
             self._backlog.failed(topic)
@@ -241,15 +277,19 @@ class Delivery:
 
     def _remembered(self, letter: Letter) -> bytes:
         """The key by which it is known that a letter was published."""
-        entry, topic, data, key = letter
-        if key is not None:
-            return self._keys.key(topic, key)
-        return self._keys.entry(topic, b"%b-%08x" % (entry, crc32(data, self._salt)))
+        entry, topic, data, id, _ = letter
+        if id is not None:
+            return self._keys.key(topic, id)
+        if entry in self._worked_on:
+            mark, _ = self._worked_on[entry]
+        else:
+            mark = crc32(data, self._salt)
+        return self._keys.entry(topic, b"%b-%08x" % (entry, mark))
 
     async def forget(self, spent: Sequence[Sent]) -> None:
         """Shortens the memory of letters that have left the stream."""
-        ours = [step for letter, step in spent if letter.key is None]
-        theirs = [step for letter, step in spent if letter.key is not None]
+        ours = [step for letter, step in spent if letter.id is None]
+        theirs = [step for letter, step in spent if letter.id is not None]
         if ours:
             await self._broker.forget(ours, SPENT_SECONDS * 1000)
         if theirs:

@@ -35,10 +35,15 @@ Burial
     if the entry is too large, and two more, `reason` for its author and `entry`, its id. The newest
     `DEAD` or so are kept. An entry is there twice if the worker died while burying it.
 
+Preparation
+    Where something is to be done to a topic's entries first, it may take its time (`preparer`):
+    entries for other topics pass, and those for the same topic wait behind it. What is refused then
+    is buried. What was worked on when a worker dies is worked on anew.
+
 Back-pressure
     Entries whose topic's shard is away wait in memory, and those of the same topic behind them;
-    others pass. When so much waits that `Backlog` has no room, no more is read, and entries wait in
-    Redis: `entries` and `age` tell.
+    others pass. When so much waits that `Backlog` or the `Preparer` has no room, no more is read,
+    and entries wait in Redis: `entries` and `age` tell.
 
 How
     One worker owns an inbox at a time: it has a lease, a key with an expiry beside the stream, and
@@ -70,6 +75,7 @@ from typing import NamedTuple, cast
 
 from clarion_fanout.backlog import place
 from clarion_fanout.broker import BrokerUnavailable
+from clarion_fanout.preparer import Preparer
 from clarion_fanout.redis_bell import Bell
 from clarion_fanout.redis_broker import RedisBroker
 from clarion_fanout.redis_delivery import Delivery, Entry, Mail, Sent
@@ -131,6 +137,8 @@ class Inbox:
     at: where the inbox is. dead: where its dead letters are.
     worker: names this process among all that share the inbox.
     owned: how many inboxes this worker owns; it leaves the next to one that has fewer.
+    prepare: makes what works on entries before they are published; is given what it calls when it
+        has done something.
     """
 
     def __init__(
@@ -143,6 +151,7 @@ class Inbox:
         keys: Keys,
         options: InboxOptions,
         owned: Callable[[], int],
+        prepare: Callable[[Callable[[], object]], Preparer] | None = None,
     ) -> None:
         self.name = at.name
         """That of its shard; see `Place`."""
@@ -154,6 +163,7 @@ class Inbox:
         """Times that this worker became the owner."""
         self.entries = 0
         """In the stream when it was last looked at, those that are being published included."""
+        self._news = asyncio.Event()
         self.delivery = Delivery(
             at.name,
             dead=dead,
@@ -161,6 +171,7 @@ class Inbox:
             keys=keys,
             data_bytes=options.data_bytes,
             key_seconds=options.key_seconds,
+            preparer=None if prepare is None else prepare(self._news.set),
         )
         self._place = at
         self._worker = worker.encode()
@@ -172,7 +183,6 @@ class Inbox:
         self._oldest: bytes | None = None  # the first entry of the batch at hand
         self._last = BEGIN  # the last entry that was read
         self._rung: bytes | None = None
-        self._news = asyncio.Event()
         self._leaving = asyncio.Event()
         self._ended = asyncio.Event()
         self._told = ""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from clarion_fanout.preparer import Preparer
 from clarion_fanout.redis_broker import RedisBroker
 from clarion_fanout.redis_inbox import Inbox, InboxOptions
 from clarion_fanout.redis_keys import Keys
@@ -17,10 +18,17 @@ class Inboxes:
     """Begin after the broker has, and end before it.
 
     worker: names this process among all that share the broker.
+    prepare: see `Inbox`.
     """
 
     def __init__(
-        self, broker: RedisBroker, *, keys: Keys, worker: str, options: InboxOptions
+        self,
+        broker: RedisBroker,
+        *,
+        keys: Keys,
+        worker: str,
+        options: InboxOptions,
+        prepare: Callable[[Callable[[], object]], Preparer] | None = None,
     ) -> None:
         shards = broker.shards
         self._options = options
@@ -34,6 +42,7 @@ class Inboxes:
                 keys=keys,
                 options=options,
                 owned=lambda: self.owned,
+                prepare=prepare,
             )
             for shard in ([None] if shards.sharded else shards.all())
         ]

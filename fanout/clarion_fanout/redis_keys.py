@@ -17,10 +17,10 @@ is all in the slot of the channel: one script can work on it, and `SPUBLISH` rea
     clarion:control                   what is asked of all workers
     clarion:control:<worker>          what is answered to one
 
-A payload on a topic's channel begins with `#` when a worker published it (see publish.lua), with
-`>` or `<` when a member joined or left (presence.lua), and is `!` when listeners are to look at
-the stream (seal.lua); JSON cannot begin so. Everything else is what a backend published itself: the
-data and nothing else.
+A payload on a topic's channel begins with `#` or `%` when a worker published it (see publish.lua),
+with `>` or `<` when a member joined or left (presence.lua), and is `!` when listeners are to look
+at the stream (seal.lua); JSON cannot begin so. Everything else is what a backend published itself:
+the data and nothing else, or `@`, a conflation key, a space and the data.
 
 In a cluster the last three exist several times, in slots of different nodes: there `lane` follows
 on their first two parts. See `redis_lanes`.

@@ -197,7 +197,7 @@ class MovingShards:
             epoch, offset, lineage, entries = sealed
             arguments += [epoch, offset, lineage]
             for id, fields in entries:
-                arguments += [id, fields[1]]
+                arguments += [id, fields[1], fields[3] if len(fields) > 2 else b""]
         return ADOPT.packed([self._keys.meta(topic), self._keys.stream(topic)], arguments)
 
 

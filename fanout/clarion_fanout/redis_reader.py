@@ -39,6 +39,10 @@ Waiting: TypeAlias = dict[Want, list[asyncio.Future[Page]]]
 """What is wanted of a topic's stream, and by whom."""
 
 
+Entry: TypeAlias = tuple[bytes, list[bytes]]
+"""Of a stream: its id, and names and values."""
+
+
 class Question(NamedTuple):
     """What is asked of a stream. follows: by somebody who was at that position, see read.lua."""
 
@@ -286,13 +290,13 @@ def _page(topic: str, reply: Reply | BrokerUnavailable) -> Page | BrokerUnavaila
         return Sealed("the topic has moved to a shard that this server does not know")
     if not isinstance(reply, list):
         return BrokerUnavailable(f"the topic's shard answered {reply}")
-    mark, offset, complete, entries = cast("tuple[bytes, int, int, list[list[bytes]]]", reply)
+    mark, offset, complete, entries = cast("tuple[bytes, int, int, list[Entry]]", reply)
     epoch = mark.decode()
     publications: list[Publication] = []
     for id, fields in entries:
         number, _, ts = id.partition(b"-")
-        data = cast("bytes", fields[1])
-        publications.append(Publication(topic, data, int(ts), int(number), epoch))
+        key = fields[3].decode() if len(fields) > 2 else ""
+        publications.append(Publication(topic, fields[1], int(ts), int(number), epoch, key))
     return Page(Position(epoch, offset), publications, bool(complete))
 
 

@@ -2,7 +2,7 @@
 --
 -- KEYS  1 meta   2 stream
 -- ARGV  1 channel   2 ms that the seal is kept where there was no stream
--- Returns {} if there was none, else {epoch, offset, lineage, {{id, {'d', data}}, ...}}. A second
+-- Returns {} if there was none, else {epoch, offset, lineage, {{id, {'d', data[, 'k', key]}}, ...}}. A second
 -- time it says the same. Whoever follows the topic here is told by the payload '!'.
 
 local meta = redis.call('HMGET', KEYS[1], 'e', 'o', 'l', 'm')

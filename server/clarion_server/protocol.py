@@ -70,6 +70,7 @@ class Unsubscribe(Command, frozen=True, tag="unsubscribe", kw_only=True):
 class Publish(Command, frozen=True, tag="publish", kw_only=True):
     topic: str
     data: Raw
+    key: str | UnsetType = UNSET
 
 
 class History(Command, frozen=True, tag="history", kw_only=True):

@@ -25,6 +25,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from clarion_fanout import payload
 from clarion_fanout.broker import BrokerUnavailable, Page, Want
+from clarion_fanout.conflation import is_key, why_not_a_key
 from clarion_fanout.hub import Hold, Receiver
 from clarion_fanout.presence import MAX_MEMBERS, Presence
 from clarion_fanout.publication import Draft, PayloadError, Position, Publication
@@ -463,7 +464,12 @@ class Session:
         except PayloadError as error:
             self._fail(id, Code.BAD_DATA, str(error), topic)
             return
-        self._start(self._publish(Draft(topic, data), id), "publish")
+        key = command.key
+        if key is not UNSET and not is_key(key):
+            self._fail(id, Code.BAD_REQUEST, f"publish: {why_not_a_key(key)}", topic)
+            return
+        draft = Draft(topic, data, key="" if key is UNSET else key)
+        self._start(self._publish(draft, id), "publish")
 
     async def _publish(self, draft: Draft, id: Id | UnsetType) -> None:
         (outcome,) = await self._edge.publishing.publish((draft,), "client")

@@ -12,8 +12,8 @@ a bound is reached, the namespace's policy says what follows:
     close        the client is closed; so it is also where the others below do not help
     resync       whole topics are given up, those with the most waiting first, until half is left
     drop_oldest  the oldest messages are given up, one by one
-    latest       at any time only the newest message of a topic waits; it takes the place of the
-                 one before. The newest is never given up
+    latest       at any time only the newest message of a topic waits, or of each key in it; it
+                 takes the place of the one before. The newest is never given up
 
 A bound of a namespace is a matter of its own letters. When a bound of the whole window is reached,
 letters of `resync` and `drop_oldest` make room, those of the namespace that brought the last one
@@ -22,6 +22,12 @@ first; only when there are none left is the client closed.
 What is dropped in a topic with a history is told: the letters of a topic have a *share* that
 knows up to which position something is missing, and a `Loss` goes out where the first of the
 missing stood. Later letters follow it and earlier ones have left, so it is true where it stands.
+With `latest` letters of other keys may stand between those that are missing; there a loss goes out
+before the next letter of the topic, up to the last that is missing before that one.
+
+What takes another's place (`latest`) goes out in its turn, however often it changes. But nothing
+may overtake a message of its topic that has a smaller offset. So where others of the topic wait
+behind that place, a message with an offset goes to the end instead, and the place is given up.
 
 Never dropped: answers, and publications of another `op`, which say where a client stands. What is
 said of a topic ends its share (`part`). Letters that come later belong to the next one, so nothing
@@ -115,29 +121,56 @@ class Account:
 class Share:
     """The letters of a topic since something else was said of it."""
 
-    __slots__ = ("account", "epoch", "lost", "newest", "topic", "waiting")
+    __slots__ = (
+        "account",
+        "epoch",
+        "keyed",
+        "last",
+        "latest",
+        "lost",
+        "newest",
+        "passed",
+        "topic",
+        "waiting",
+    )
 
     def __init__(self, account: Account, topic: str) -> None:
         self.account = account
         self.topic = topic
         self.epoch = ""
         self.waiting = 0
-        self.newest: Letter | None = None
-        """The one that waits, where there is one at most (`latest`)."""
         self.lost: Position | None = None
         """Up to here something is missing, and the client does not know."""
+        self.latest = account.rule.policy == "latest"
+        # What follows is for that policy alone.
+        self.newest: Letter | None = None
+        """The one that waits without a key."""
+        self.keyed: dict[str, Letter] | None = None
+        """The one that waits of each key."""
+        self.last: Letter | None = None
+        """The one of these that stands last."""
+        self.passed = 0
+        """Up to this offset something is missing before the next letter."""
+
+    def end(self) -> None:
+        """No letter comes any more. They and their share must not refer to each other then: the
+        garbage collector is not to be needed."""
+        self.newest = self.keyed = self.last = None
 
 
 class Letter:
     """A message that may be dropped. Without `frame` it has been."""
 
-    __slots__ = ("at", "frame", "offset", "share")
+    __slots__ = ("at", "frame", "key", "missing", "offset", "share")
 
-    def __init__(self, share: Share, frame: bytes, offset: int, at: int) -> None:
+    def __init__(self, share: Share, frame: bytes, offset: int, at: int, key: str = "") -> None:
         self.share = share
         self.frame: bytes | None = frame
         self.offset = offset
         self.at = at
+        self.key = key
+        self.missing = 0
+        """Up to this offset something is missing before it (`latest`)."""
 
 
 class Asked(NamedTuple):
@@ -222,17 +255,12 @@ class Window:
         if publication.epoch:
             share.epoch = publication.epoch
         account = share.account
-        if share.newest is not None:
-            self._replace(share.newest, frame, publication.offset)
+        if share.latest:
+            self._renew(share, publication, frame, now)
         else:
             letter = Letter(share, frame, publication.offset, now)
-            self._queue.append(letter)
-            share.waiting += 1
-            self._count(account, len(frame), 1)
-            if rule.policy == "latest":
-                share.newest = letter
-            else:
-                account.letters.append(letter)
+            self._append(letter, frame)
+            account.letters.append(letter)
         while (bound := account.exceeded()) is not None:
             if not self._drop(account):
                 return bound
@@ -240,7 +268,9 @@ class Window:
 
     def part(self, topic: str) -> None:
         """What is pushed next says something of `topic`: what came before it stays before it."""
-        self._shares.pop(topic, None)
+        share = self._shares.pop(topic, None)
+        if share is not None:
+            share.end()
 
     def clear(self) -> int:
         """Gives up everything that waits; returns how many messages that were."""
@@ -248,6 +278,8 @@ class Window:
         messages, self.messages, self.bytes, self._dead = self.messages, 0, 0, 0
         self._queue.clear()
         self._accounts.clear()
+        for share in self._shares.values():
+            share.end()
         self._shares.clear()
         return messages
 
@@ -270,6 +302,8 @@ class Window:
             queue.popleft()
             if isinstance(entry, Letter):
                 share = entry.share
+                if share.latest:
+                    self._pass(share, entry)
                 if share.lost is not None:
                     frames.append(form.encode(Loss(share.topic, share.lost, REASON)))
                     share.lost = None
@@ -290,10 +324,25 @@ class Window:
         share = letter.share
         self._count(share.account, -size, -1)
         share.waiting -= 1
-        if share.newest is None:
+        if not share.latest:
             share.account.letters.popleft()
+        elif letter is share.newest:
+            share.newest = None
+        elif share.keyed is not None:
+            del share.keyed[letter.key]
+        if letter is share.last:
+            share.last = None
         if not share.waiting and self._shares.get(share.topic) is share:
             del self._shares[share.topic]
+
+    @staticmethod
+    def _pass(share: Share, letter: Letter) -> None:
+        """A letter of `latest` leaves the queue, perhaps one that was dropped."""
+        if letter.frame is None:
+            share.passed = max(share.passed, letter.missing, letter.offset)
+        elif missing := max(share.passed, letter.missing):
+            share.lost = Position(share.epoch, missing)
+            share.passed = 0
 
     # Time
 
@@ -401,13 +450,40 @@ class Window:
         self._dead += 1
         self._note(share, letter.offset)
 
-    def _replace(self, letter: Letter, frame: bytes, offset: int) -> None:
-        """Puts a newer message of the topic in the place of one that waits."""
-        assert letter.frame is not None
-        self._count(letter.share.account, len(frame) - len(letter.frame), 0)
-        self._note(letter.share, letter.offset)
-        letter.frame = frame
-        letter.offset = offset
+    def _append(self, letter: Letter, frame: bytes) -> None:
+        """A new letter waits last."""
+        self._queue.append(letter)
+        letter.share.waiting += 1
+        self._count(letter.share.account, len(frame), 1)
+
+    def _renew(self, share: Share, publication: Publication, frame: bytes, now: int) -> None:
+        """Lets a message wait for the one with the same key, which is dropped."""
+        key, offset = publication.key, publication.offset
+        old = share.newest if not key else share.keyed.get(key) if share.keyed else None
+        if old is not None:
+            assert old.frame is not None
+            rule = share.account.rule
+            self._dropped[rule.policy, rule.namespace] += 1
+            if old is share.last or not offset:
+                self._count(share.account, len(frame) - len(old.frame), 0)
+                old.missing = max(old.missing, old.offset)
+                old.frame = frame
+                old.offset = offset
+                return
+            self._count(share.account, -len(old.frame), -1)
+            share.waiting -= 1
+            old.frame = None
+            self._dead += 1
+            if self._dead > self._sweep_at:
+                self._sweep()
+        letter = share.last = Letter(share, frame, offset, now, key)
+        self._append(letter, frame)
+        if not key:
+            share.newest = letter
+        elif share.keyed is None:
+            share.keyed = {key: letter}
+        else:
+            share.keyed[key] = letter
 
     def _note(self, share: Share, offset: int) -> None:
         """A message is missing; it had a position if `offset` is not 0."""
@@ -419,9 +495,17 @@ class Window:
     def _sweep(self) -> None:
         """Takes dropped letters out of the queue, but those where a loss is to be told."""
         told: set[Share] = set()
+        passed: dict[Share, int] = {}  # of `latest`: what the next letter has to tell
         queue: deque[bytes | Letter | Asked] = deque()
         for entry in self._queue:
-            if isinstance(entry, Letter) and entry.frame is None:
+            if isinstance(entry, Letter) and entry.share.latest:
+                before = max(passed.get(entry.share, 0), entry.missing)
+                if entry.frame is None:
+                    passed[entry.share] = max(before, entry.offset)
+                    continue
+                entry.missing = before
+                passed[entry.share] = 0
+            elif isinstance(entry, Letter) and entry.frame is None:
                 if entry.share.lost is None or entry.share in told:
                     continue
                 told.add(entry.share)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 from aiohttp import web
 
-from clarion_fanout import payload
+from clarion_fanout import conflation, payload
 from clarion_fanout.publication import Draft, PayloadError, Receipt
 from clarion_server.codes import Code
 from clarion_server.http_api.bodies import TopicName, checked, decode, read
@@ -30,13 +30,27 @@ Data = Annotated[
     msgspec.Raw,
     msgspec.Meta(description="Any JSON, passed on to subscribers as it is.", examples=[{"n": 1}]),
 ]
-Key = Annotated[
+Id = Annotated[
     str,
     msgspec.Meta(
         min_length=1,
         max_length=128,
-        description="Idempotency key: a second message of the same topic with the same key is not"
-        " published again while the key is remembered.",
+        description="Idempotency key: a second message of the same topic with the same id is not"
+        " published again while the id is remembered.",
+    ),
+]
+Key = Annotated[
+    str,
+    msgspec.Meta(
+        description="What the message is the news of: for a client that is behind, where the"
+        " namespace's policy is `latest`, it takes the place of one with the same key in its topic."
+        " 1 to 128 characters of visible ASCII.",
+        examples=["ACME"],
+        extra_json_schema={
+            "pattern": f"^{conflation.PATTERN}+$",
+            "minLength": 1,
+            "maxLength": conflation.KEY_BYTES,
+        },
     ),
 ]
 
@@ -46,7 +60,8 @@ class Message(msgspec.Struct, frozen=True):
 
     topic: TopicName
     data: Data
-    id: Key | None = None
+    id: Id | None = None
+    key: Key | None = None
 
 
 _Element = Annotated[
@@ -63,17 +78,18 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Broadcast(msgspec.Struct, frozen=True):
-    """One message for many topics. The idempotency key counts in each topic by itself."""
+    """One message for many topics. `id` and `key` count in each topic by itself."""
 
     topics: list[str]
     data: Data
-    id: Key | None = None
+    id: Id | None = None
+    key: Key | None = None
 
 
 class Published(msgspec.Struct, frozen=True, omit_defaults=True):
     """The message was accepted. `epoch` and `offset` are its position, in topics with history.
 
-    duplicate: the idempotency key was known; the position is that of the first time.
+    duplicate: the `id` was known; the position is that of the first time.
     """
 
     topic: TopicName
@@ -137,7 +153,7 @@ class Publisher:
 
     async def broadcast(self, request: web.Request) -> web.Response:
         broadcast = decode(_BROADCAST, await read(request, self._limits))
-        topics, key = broadcast.topics, broadcast.id
+        topics, id, key = broadcast.topics, broadcast.id, _key(broadcast.key)
         self._bound(len(topics), "topics")
         # Topics may differ in what they take, so the largest is checked here, and the size of each.
         most = max(map(self._publishing.most_bytes, topics), default=self._limits.data_bytes)
@@ -147,7 +163,8 @@ class Publisher:
             if start:
                 await asyncio.sleep(0)
             part = topics[start : start + PORTION]
-            results += await self._publish([self._addressed(topic, data, key) for topic in part])
+            entries = [self._addressed(topic, data, id, key) for topic in part]
+            results += await self._publish(entries)
         return answer(Results(results))
 
     async def _publish(self, entries: Sequence[Entry]) -> list[Outcome]:
@@ -173,16 +190,17 @@ class Publisher:
     def _draft(self, message: Message) -> Draft:
         topic = checked(message.topic)
         most = self._publishing.most_bytes(topic)
-        return Draft(topic, self._data(message.data, most, topic), message.id)
+        key = _key(message.key, topic)
+        return Draft(topic, self._data(message.data, most, topic), message.id, key)
 
-    def _addressed(self, topic: str, data: bytes, key: str | None) -> Entry:
+    def _addressed(self, topic: str, data: bytes, id: str | None, key: str) -> Entry:
         try:
             topic = checked(topic)
             most = self._publishing.most_bytes(topic)
             if len(data) > most:
                 text = f"data has {len(data)} bytes, the limit is {most}"
                 raise Refusal(413, Code.TOO_LARGE, text, topic=topic)
-            return Draft(topic, data, key)
+            return Draft(topic, data, id, key)
         except Refusal as refusal:
             return Failure(refusal.error)
 
@@ -199,6 +217,15 @@ class Publisher:
         if count > self._limits.batch:
             text = f"{count} {what}, the limit is {self._limits.batch}"
             raise Refusal(413, Code.TOO_LARGE, text)
+
+
+def _key(key: str | None, topic: str | None = None) -> str:
+    """A message's key; "" if it has none."""
+    if key is None:
+        return ""
+    if not conflation.is_key(key):
+        raise Refusal(400, Code.BAD_REQUEST, conflation.why_not_a_key(key), topic=topic)
+    return key
 
 
 def _published(receipt: Receipt) -> Published:
