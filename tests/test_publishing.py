@@ -18,25 +18,10 @@ from clarion_fanout.memory import MemoryBroker
 from clarion_fanout.publication import Draft, Publication, Receipt
 from clarion_server.codes import Code
 from clarion_server.counters import Counters
-from clarion_server.pipeline.pool import Pool, PoolOptions
 from clarion_server.pipeline.preparation import MOMENT_BYTES, Preparation
 from clarion_server.publishing import Declined, Outcome, Publishing, Queue
-from support import jobs
+from support.steps import preparing
 from support.waiting import until
-
-
-class Steps:
-    """The steps of the tests' namespaces, on the event loop."""
-
-    def __init__(self, *, safe: bool) -> None:
-        self.safe = safe
-
-    def run(self, data: bytes) -> bytes:
-        return jobs.job(data)
-
-
-CHAINS = {"a": Steps(safe=False), "b": Steps(safe=False), "c": Steps(safe=True)}
-"""Of the namespaces whose steps run in the pool, and of the one whose steps need not."""
 
 
 class Broker(MemoryBroker):
@@ -67,21 +52,15 @@ class Broker(MemoryBroker):
 class Stand:
     """What is under test, and what is behind it."""
 
-    def __init__(self, queue: Queue, options: PoolOptions) -> None:
+    def __init__(self, preparation: Preparation, queue: Queue) -> None:
         self.broker = Broker()
         self.counters = Counters()
-        self.pool = Pool(jobs.make, options)
-        self.preparation = Preparation(
-            CHAINS,
-            configured={"default": None, "plain": None, **CHAINS},
-            pool=self.pool,
-            data_bytes=1000,
-            input_bytes=100_000,
-        )
+        self.preparation = preparation
+        self.pool = preparation.pool
         self.publishing = Publishing(
             broker=self.broker,
             counters=self.counters,
-            preparation=self.preparation,
+            preparation=preparation,
             queue=queue,
         )
 
@@ -92,13 +71,13 @@ class Stand:
 
 @asynccontextmanager
 async def stand(queue: Queue | None = None, **options: float) -> AsyncIterator[Stand]:
-    made = Stand(queue or Queue(), PoolOptions(**options))  # type: ignore[arg-type]
-    await made.broker.start(made.broker)
-    try:
-        yield made
-    finally:
-        await made.publishing.close()
-        await made.pool.close()
+    async with preparing(**options) as preparation:
+        made = Stand(preparation, queue or Queue())
+        await made.broker.start(made.broker)
+        try:
+            yield made
+        finally:
+            await made.publishing.close()
 
 
 def offset(outcome: Outcome) -> int:

@@ -102,7 +102,9 @@ class Worker:
             preparation=self.preparation,
             queue=Queue(config.pipeline.queue, config.pipeline.queue_bytes),
         )
-        self.inboxes = inboxes.make(config, worker=self.name, broker=self.broker)
+        self.inboxes = inboxes.make(
+            config, worker=self.name, broker=self.broker, preparation=self.preparation
+        )
         self.keys = KeyRing(config.auth)
         self.directory = Directory(self.wheel)
         duty = Duty(

@@ -33,7 +33,8 @@ def inbox_metrics(inboxes: Sequence[Inbox]) -> Iterator[Metric]:
     )
     waiting = GaugeMetricFamily(
         PREFIX + "inbox_waiting",
-        "Entries that were read and wait, as the shard of their topic is away.",
+        "Entries that were read and wait, for their namespace's steps or as their topic's shard is"
+        " away.",
         labels=label,
     )
     done = CounterMetricFamily(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from typing import TypeAlias
 
 import msgspec
 
 from clarion_fanout.broker import HistoryOptions, Want
+from clarion_fanout.preparer import Preparer
 from clarion_fanout.publication import Publication
 from clarion_fanout.redis_address import parse
 from clarion_fanout.redis_broker import RedisBroker
@@ -21,6 +23,8 @@ from clarion_fanout.redis_wire import pack
 from clarion_fanout.tasks import Tasks
 from support.redis_servers import RedisServer, eventually
 from support.waiting import until
+
+Prepare: TypeAlias = Callable[[Callable[[], object]], Preparer]
 
 KEYS = Keys()
 INBOX = KEYS.inbox.decode()
@@ -53,7 +57,12 @@ class Worker:
     """A broker, and its part in the inboxes."""
 
     def __init__(
-        self, broker: RedisBroker, name: str, options: InboxOptions, feed: Feed | None = None
+        self,
+        broker: RedisBroker,
+        name: str,
+        options: InboxOptions,
+        feed: Feed | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
         self.broker = broker
         self.feed = feed or Feed()
@@ -68,6 +77,7 @@ class Worker:
                 keys=KEYS,
                 options=options,
                 owned=lambda: self.owned,
+                prepare=prepare,
             )
             for shard in ([None] if shards.sharded else shards.all())
         ]
@@ -104,6 +114,7 @@ async def worker(
     options: InboxOptions | None = None,
     shard_options: ShardOptions | None = None,
     feed: Feed | None = None,
+    prepare: Prepare | None = None,
     working: bool = True,
 ) -> AsyncIterator[Worker]:
     """A worker that works on the inboxes; in the end it is killed."""
@@ -118,7 +129,7 @@ async def worker(
         history=history,
         now=lambda: int(time.time() * 1000),
     )
-    made = Worker(broker, name, options or InboxOptions(lease_s=LEASE_SECONDS), feed)
+    made = Worker(broker, name, options or InboxOptions(lease_s=LEASE_SECONDS), feed, prepare)
     await broker.start(made.feed)
     try:
         if working:

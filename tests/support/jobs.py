@@ -3,6 +3,7 @@ they have themselves."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -25,9 +26,15 @@ def broken() -> Mapping[str, Work]:
 
 
 def job(data: bytes) -> bytes:
-    """Does what the first word of the data says."""
-    word, _, rest = data.decode().partition(" ")
-    return getattr(_Jobs, word)(rest).encode()  # type: ignore[no-any-return]
+    """Does what the first word of the data says; what is a JSON string stays one."""
+    if data.startswith(b'"'):
+        return json.dumps(_done(json.loads(data))).encode()
+    return _done(data.decode()).encode()
+
+
+def _done(text: str) -> str:
+    word, _, rest = text.partition(" ")
+    return getattr(_Jobs, word)(rest)  # type: ignore[no-any-return]
 
 
 class _Jobs:
@@ -79,6 +86,13 @@ class _Jobs:
             Path(path).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return "lived"
+
+    @staticmethod
+    def wait(path: str) -> str:
+        """Waits until a file is there."""
+        while not Path(path).exists():
+            time.sleep(0.01)
+        return "waited"
 
     @staticmethod
     def take(megabytes: str) -> str:
