@@ -186,7 +186,7 @@ async def _open(target: Target, token: str | None) -> ClientConnection:
             subprotocols=[Subprotocol(SUBPROTOCOL)],
             additional_headers=headers,
             user_agent_header=target.user_agent,
-            compression=None,
+            compression="deflate",  # what the server decides; see its `compress` step
             proxy=None if _is_here(target.url) else target.proxy or None,
             open_timeout=None,  # the machine keeps the clock
             ping_interval=None,  # and the pulse
