@@ -1,12 +1,14 @@
 """The Autobahn test suite's fuzzing cases against the development server's /echo.
 
-What runs them is autobahn_host.py, in an environment of its own (.venv-autobahn).
+What runs them is autobahn_host.py, in an environment of its own (.venv-autobahn). With --compress
+the server agrees to compression, and the cases of it are run as well as the others.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -25,27 +27,51 @@ LONGEST_MESSAGE = 32 << 20
 MOST_FRAGMENTS = 1 << 17
 """9.3.1 and 9.4.1 send one message in 65,536 frames."""
 
+COMPRESSING = """\
+development = true
+[namespaces.default]
+pipeline = [{ step = "compress", min_bytes = 0 }]
+"""
+
+EVERY_CASE = tuple(map(str, range(1, 14)))
+
 FAILURES = ("FAILED", "WRONG CODE", "UNCLEAN")
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("cases", nargs="*", metavar="CASE", help="only these: 6 or 6.4 or 6.4.1")
+    parser.add_argument(
+        "--compress", action="store_true", help="agree to compression, and run 12 and 13 too"
+    )
+    parser.add_argument(
+        "--messages",
+        type=int,
+        default=1000,
+        help="at most so many in each case of 12 and 13; all of them take some 20 minutes",
+    )
     parser.add_argument("--url", help="a server that runs already; its /echo, with its limits")
 
 
 def run(args: argparse.Namespace) -> Result:
     result = Result("autobahn", vars(args))
     python = _environment()
+    cases = [str(args.messages), *(args.cases or (EVERY_CASE if args.compress else ()))]
     if args.url:
-        verdicts = _series(python, args.url, args.cases)
+        verdicts = _series(python, args.url, cases)
     else:
         limits = {
             "CLARION_LIMITS_MESSAGE_BYTES": str(LONGEST_MESSAGE),
             "CLARION_LIMITS_FRAGMENTS": str(MOST_FRAGMENTS),
             **args.environment,
         }
-        with Clarion(f"{args.command} --echo", **limits) as clarion:
-            verdicts = _series(python, f"ws://127.0.0.1:{clarion.port}/echo", args.cases)
+        with TemporaryDirectory() as folder:
+            command = f"{args.command} --echo"
+            if args.compress:
+                file = Path(folder) / "clarion.toml"
+                file.write_text(COMPRESSING)
+                command += f" --config {shlex.quote(str(file))}"
+            with Clarion(command, **limits) as clarion:
+                verdicts = _series(python, f"ws://127.0.0.1:{clarion.port}/echo", cases)
     behaviors = Counter(verdict["behavior"] for verdict in verdicts)
     result.rows = [
         {"": name, "cases": count, "closed well": _closed_well(verdicts, name)}

@@ -1,6 +1,8 @@
 """Runs the cases of the Autobahn test suite on Python 3. Started by autobahn.py, not by hand.
 
-usage: python -P autobahn_host.py URL RESULTS_FILE [CASE_PREFIX ...]
+usage: python -P autobahn_host.py URL RESULTS_FILE MESSAGES [CASE_PREFIX ...]
+
+MESSAGES: at most so many in each of the cases of compression.
 
 The suite's own fuzzing client needs Python 2, which neither PyPI nor Debian offers any more. Its
 cases are what matters: each is a class that drives a connection of Autobahn's client, and judges
@@ -25,6 +27,7 @@ import json
 import re
 import sys
 import time
+import types
 from collections import Counter
 from pathlib import Path
 
@@ -38,8 +41,11 @@ TRANSLATION = [
     (r"len\(self\.payload\) / ", "len(self.payload) // "),
     (r"(?m)\.validate\((.+)\)$", r".validate(octets(\1))"),
     (r"binascii\.b2a_hex", "b2a_hex"),
-    # 12.* and 13.*: compression, which is not negotiated. They would only say so, 216 times.
-    (r"(?m)^.*[Cc]ase1[23]_[xX]_[xX].*$", ""),
+    # Autobahn has renamed them since.
+    (r"(request|accept)NoContextTakeover", r"\1_no_context_takeover"),
+    (r"(request|accept)MaxWindowBits", r"\1_max_window_bits"),
+    (r"m\.update\(msg\)", "m.update(octets(msg))"),
+    (r"msg = msg\.decode\('utf-8'\)", "msg = octets(msg).decode('utf-8')"),
     (r"(?m)^from case9_9_1 import .*$", ""),  # in no list, and for a zope.interface of the past
 ]
 
@@ -54,6 +60,10 @@ PYTHON2 = {
     "b2a_hex": lambda text: binascii.b2a_hex(octets(text)).decode(),
 }
 """Names that the cases' modules find in place."""
+
+
+COMPRESSION = ("Case12_", "Case13_")
+"""Cases of permessage-deflate, 216 of them: run when they are asked for by name."""
 
 
 class CaseLoader(importlib.machinery.SourceFileLoader):
@@ -91,6 +101,10 @@ def load_cases() -> list[type]:
         if (folder := Path(entry, "autobahntestsuite", "case")).is_dir()
     )
     sys.meta_path.insert(0, CaseFinder(suite))
+    # What the cases want of setuptools, which not every environment has.
+    resources = types.ModuleType("pkg_resources")
+    resources.resource_filename = lambda _package, name: str(suite.parent / name)
+    sys.modules["pkg_resources"] = resources
     index = CaseLoader("cases", str(suite / "__init__.py"))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader("cases", index))
     index.exec_module(module)
@@ -102,8 +116,9 @@ def load_cases() -> list[type]:
 class Conversation(WebSocketClientProtocol):
     """One case's connection: what the suite adds to Autobahn's client, and octets for text."""
 
-    def __init__(self, case: type) -> None:
+    def __init__(self, factory: Series, case: type) -> None:
         super().__init__()
+        self.factory = factory
         self.connectionWasOpen = False
         self.createWirelog = False
         self.txFrameStats: Counter[int] = Counter()
@@ -175,8 +190,7 @@ class Series(WebSocketClientFactory):
         self.began = time.monotonic()
 
     def buildProtocol(self, address):
-        conversation = Conversation(self.cases[len(self.verdicts)])
-        conversation.factory = self
+        conversation = Conversation(self, self.cases[len(self.verdicts)])
         self.began = time.monotonic()
         return conversation
 
@@ -211,11 +225,16 @@ class Series(WebSocketClientFactory):
 
 
 def main() -> None:
-    url, results, *prefixes = sys.argv[1:]
+    url, results, messages, *prefixes = sys.argv[1:]
     cases = load_cases()
-    if prefixes:
-        wanted = tuple("Case" + prefix.replace(".", "_") for prefix in prefixes)
+    wanted = tuple(f"Case{prefix.replace('.', '_')}_" for prefix in prefixes)
+    if wanted:
         cases = [case for case in cases if f"{case.__name__}_".startswith(wanted)]
+    else:
+        cases = [case for case in cases if not case.__name__.startswith(COMPRESSION)]
+    for case in cases:
+        if case.__name__.startswith(COMPRESSION):
+            case.COUNT = min(case.COUNT, int(messages))
     if not USES_NVX:
         print("Autobahn without its C parts: the 9.* cases will be slow", file=sys.stderr)
     connectWS(Series(url, cases, Path(results)))
