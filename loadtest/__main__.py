@@ -12,6 +12,7 @@ from loadtest import machine
 from loadtest.carriers import CLARION
 
 SCENARIOS = {
+    "report": "make a page of a result of `run`",
     "run": "play scenarios (scenarios/*.toml): baseline, peak, burst, deep, failover and others",
     "fanout": "one topic, 1,000 subscribers: deliveries a second, beside a bare loop of sends",
     "wide": "one topic, 10,000 subscribers, 10 publications a second: when is the last one served",
@@ -25,6 +26,9 @@ SCENARIOS = {
     "autobahn": "the Autobahn test suite's fuzzing client against /echo",
 }
 
+PLACES = {"report": "page.command"}
+"""Where the module of a scenario is when it is not called like it."""
+
 DISTURBED = 0.1
 """Cores that others may use before a result says so: they take them from either of the two."""
 
@@ -37,7 +41,7 @@ def main() -> None:
             name, help=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter
         )
         if name in sys.argv[1:2]:  # only what is wanted: several need packages or programs
-            importlib.import_module(f"loadtest.{name}").options(scenario)
+            importlib.import_module(_place(name)).options(scenario)
         scenario.add_argument("--json", type=Path, metavar="FILE", help="write the result here too")
         scenario.add_argument("--command", default=CLARION, help="what starts the server")
         scenario.add_argument(
@@ -51,7 +55,7 @@ def main() -> None:
     args.environment = dict(item.split("=", 1) for item in args.set)
     machine.pin(machine.GENERATOR_CPU)
     others, began = machine.all_cpu_seconds() - machine.own_cpu_seconds(), time.monotonic()
-    result = importlib.import_module(f"loadtest.{args.scenario}").run(args)
+    result = importlib.import_module(_place(args.scenario)).run(args)
     others = machine.all_cpu_seconds() - machine.own_cpu_seconds() - others
     if others > DISTURBED * (time.monotonic() - began):
         cores = others / (time.monotonic() - began)
@@ -62,6 +66,10 @@ def main() -> None:
     if args.json:
         result.write(args.json)
     sys.exit(1 if result.faults else 0)
+
+
+def _place(name: str) -> str:
+    return f"loadtest.{PLACES.get(name, name)}"
 
 
 if __name__ == "__main__":

@@ -111,6 +111,15 @@ def describe() -> dict[str, str]:
     }
 
 
+SETTINGS = {
+    "somaxconn": "core/somaxconn",
+    "local ports": "ipv4/ip_local_port_range",
+    "tcp_mem, pages": "ipv4/tcp_mem",
+    "tcp_wmem": "ipv4/tcp_wmem",
+}
+"""Of the kernel: what it is called in a result, and where it is in /proc/sys/net."""
+
+
 def cores() -> int:
     """Cores that there are."""
     return os.cpu_count() or 1
@@ -119,9 +128,9 @@ def cores() -> int:
 def settings() -> dict[str, str]:
     """What else figures depend on: limits and settings of the kernel, and the commit."""
     found = {"open files": str(resource.getrlimit(resource.RLIMIT_NOFILE)[1])}
-    for name in ("core/somaxconn", "ipv4/ip_local_port_range", "ipv4/tcp_mem", "ipv4/tcp_wmem"):
+    for name, path in SETTINGS.items():
         with contextlib.suppress(OSError):
-            found[name] = " ".join(Path(f"/proc/sys/net/{name}").read_text().split())
+            found[name] = " ".join(Path(f"/proc/sys/net/{path}").read_text().split())
     git = ["git", "-C", str(Path(__file__).parent)]
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
         commit = subprocess.check_output([*git, "describe", "--always", "--dirty"], text=True)

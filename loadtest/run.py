@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any
 
 from loadtest import machine
+from loadtest.page.command import write
 from loadtest.play.plan import Plan, PlanError, load, names
 from loadtest.play.play import Play
 from loadtest.play.target import ClarionTarget, Target
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> Result:
     out = args.out or RESULTS / f"{time.strftime('%Y-%m-%dT%H%M')}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(document, default=str) + "\n")
-    result.notes.append(f"{out}: python -m loadtest report {out}")
+    result.notes.append(f"{out}, {write(out)}")
     return result
 
 

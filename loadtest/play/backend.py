@@ -268,5 +268,5 @@ def publish(backend: Backend, pipe: Connection) -> None:
             if time.monotonic() >= due:
                 due += REPORT_S
                 pipe.send(backend.told())
-    except EOFError:
+    except (EOFError, ConnectionError):  # what it said last was not read
         pass

@@ -458,6 +458,6 @@ def listen(listeners: Listeners, pipe: Connection) -> None:
                     case ("over",):
                         listeners.over = True
                         listeners.churn = 0.0
-    except EOFError:
+    except (EOFError, ConnectionError):  # what it said last was not read
         listeners.over = True
         listeners.close()

@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -50,6 +50,9 @@ FULL = 0.85
 """The share of the generator's cores beyond which it was, or may have been, the limit."""
 
 LOOK_S = 1.0
+ROWS = 600
+"""Of the timeline, at most: a plot has no more pixels."""
+
 LONGEST_STOP_S = 10.0
 """Shown for stops beyond the last bucket."""
 
@@ -109,6 +112,12 @@ def summary(histogram: Histogram) -> dict[str, float | int | None]:
     }
 
 
+def _row(second: dict[str, Any]) -> dict[str, Any]:
+    """A row of the timeline as a result keeps it: percentiles for a histogram."""
+    rest = {key: value for key, value in second.items() if key != "histogram"}
+    return rest | summary(Histogram(second["histogram"]))
+
+
 class Play:
     """See the module's text. A context manager that ends every process it has started."""
 
@@ -117,6 +126,7 @@ class Play:
         self.pipes: list[Connection] = []
         self.processes: list[multiprocessing.process.BaseProcess] = []
         self.timeline: dict[int, dict[str, Any]] = {}
+        self.grain = max(1, round(plan.seconds() / ROWS))
         self.began = time.monotonic()
         self.stage = Stage(Phase(name="arrival", seconds=0, rate=0), 0.0)
         self.total = Report()
@@ -217,12 +227,15 @@ class Play:
             "setting": self.target.setting,
             "arrival": arrival,
             "phases": [stage.document(self._fan()) for stage in stages],
-            "timeline": [self.timeline[second] for second in sorted(self.timeline)],
+            "grain": self.grain,
+            "timeline": [_row(self.timeline[second]) for second in sorted(self.timeline)],
             "deliveries": deliveries,
             "per_second": deliveries / seconds if seconds else None,
             "best": max((s.deliveries / s.seconds for s in measured), default=None),
             "cpu_us": sum(s.cpu_s for s in measured) / deliveries * 1e6 if deliveries else None,
             "latency": summary(whole),
+            "steady_us": measured[0].document(1)["cpu_us"] if measured else None,
+            "steady_latency": summary(measured[0].latencies) if measured else {},
             "histogram": whole.pairs(),
             "waited": summary(own),
             "late": summary(late),
@@ -422,8 +435,9 @@ class Play:
             stage.own += said.cpu_s
             self.output.retries += said.retries
             self.output.errors += said.errors
-            second["published"] += said.published
             second["pending"] = said.pending
+            for row, share in self._rows(said.at, said.seconds):
+                row["published"] += said.published * share
             return
         scale = self.plan.clients / self.plan.sample if self.plan.sample else 1
         deliveries = round(said.deliveries * scale)
@@ -444,8 +458,9 @@ class Play:
         total.ends += said.ends
         total.failures += said.failures
         self.live[said.share] = said.live
-        second["deliveries"] += deliveries
-        second["bytes"] += said.size
+        for row, share in self._rows(said.at, said.seconds):
+            row["deliveries"] += deliveries * share
+            row["bytes"] += said.size * share
         second["live"] = sum(self.live.values())
         second["ends"] += sum(said.ends.values())
         second["generator"] += said.cpu_s
@@ -453,13 +468,22 @@ class Play:
         histogram.add(said.latencies)
         second["histogram"] = histogram.pairs()
 
+    def _rows(self, at: float, seconds: float) -> Iterator[tuple[dict[str, Any], float]]:
+        """The rows that a stretch of time up to `at` falls into, each with its share of it."""
+        begin = max(at - seconds, self.began)
+        first = int((begin - self.began) / self.grain)
+        for number in range(first, int((at - self.began) / self.grain) + 1):
+            low = self.began + number * self.grain
+            part = min(at, low + self.grain) - max(begin, low)
+            if part > 0:
+                yield self._second(low + self.grain / 2), part / (at - begin)
+
     def _second(self, at: float) -> dict[str, Any]:
         """The row of the timeline for a time (monotonic seconds)."""
-        number = max(0, int(at - self.began))
-        empty = {
-            "second": number, "phase": self.stage.phase.name, "published": 0, "pending": 0,
-            "deliveries": 0, "bytes": 0, "live": 0, "ends": 0, "generator": 0.0, "histogram": [],
-        }  # fmt: skip
+        number = max(0, int((at - self.began) / self.grain))
+        empty: dict[str, Any] = {"second": number * self.grain, "phase": self.stage.phase.name}
+        empty |= dict.fromkeys(("published", "pending", "deliveries", "bytes", "live", "ends"), 0)
+        empty |= {"generator": 0.0, "histogram": []}
         return self.timeline.setdefault(number, empty)
 
     # What the server uses
