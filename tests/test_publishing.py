@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -96,18 +97,29 @@ async def started(group: asyncio.TaskGroup, at: Stand, *drafts: str) -> list[asy
     return tasks
 
 
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    """A file; the job `wait` waits until it is there."""
+    return tmp_path / "gate"
+
+
 # Order
 
 
-async def test_publications_of_a_topic_leave_as_they_were_accepted_others_do_not_wait() -> None:
+async def test_publications_of_a_topic_leave_as_they_were_accepted_others_do_not_wait(
+    gate: Path,
+) -> None:
     async with stand(processes=2) as at, asyncio.TaskGroup() as group:
-        slow, quick, other = await started(group, at, "a:1 sleep 0.5", "a:1 echo x", "a:2 echo y")
+        slow, quick, other = await started(
+            group, at, f"a:1 wait {gate}", "a:1 echo x", "a:2 echo y"
+        )
         assert offset(await other) == 1
         assert not slow.done()
         assert not quick.done()
+        gate.touch()
         assert offset(await slow) == 1
         assert offset(await quick) == 2
-        assert at.broker.published == [("a:2", "y"), ("a:1", "slept"), ("a:1", "x")]
+        assert at.broker.published == [("a:2", "y"), ("a:1", "waited"), ("a:1", "x")]
 
 
 async def test_nothing_overtakes_in_a_topic_because_it_is_small_and_safe() -> None:
@@ -132,10 +144,12 @@ async def test_the_next_of_a_topic_waits_until_the_broker_has_answered() -> None
         assert isinstance(await other, Declined)
 
 
-async def test_drafts_of_a_batch_to_different_topics_do_not_wait_for_each_other() -> None:
+async def test_drafts_of_a_batch_to_different_topics_do_not_wait_for_each_other(
+    gate: Path,
+) -> None:
     async with stand(processes=2) as at, asyncio.TaskGroup() as group:
         drafts = [
-            Draft("a:1", b"sleep 0.5"),
+            Draft("a:1", f"wait {gate}".encode()),
             Draft("plain:1", b"as it is"),
             Draft("a:2", b"echo 2"),
             Draft("a:1", b"refuse no"),
@@ -144,6 +158,7 @@ async def test_drafts_of_a_batch_to_different_topics_do_not_wait_for_each_other(
         batch = group.create_task(at.publishing.publish(drafts, "api"))
         await until(lambda: len(at.broker.published) == 3)
         assert not batch.done()
+        gate.touch()
         slow, plain, quick, refused, safe = await batch
         assert [offset(each) for each in (slow, plain, quick, safe)] == [1, 1, 1, 1]
         assert refused == Declined(Code.BAD_DATA, "strict: no")
