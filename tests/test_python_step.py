@@ -50,6 +50,7 @@ class Shop:
 def folder(tmp_path: Path) -> Iterator[str]:
     (tmp_path / "shop_steps.py").write_text(SOURCE)
     (tmp_path / "broken_steps.py").write_text("import no_such_module_at_all\n")
+    (tmp_path / "json.py").write_text("raise RuntimeError\n")
     (tmp_path / "leaving_steps.py").write_text("raise SystemExit(3)\n")
     path, modules = list(sys.path), set(sys.modules)
     yield str(tmp_path)
@@ -117,7 +118,8 @@ def test_it_is_never_run_on_the_loop_and_not_imported_before_it_must_be(folder: 
 @pytest.mark.parametrize(
     ("function", "says"),
     [
-        ("shop_steps:nope", '"shop_steps" has no "nope"'),
+        ("shop_steps:nope", 'shop_steps.py) has no "nope"'),
+        ("json:nope", 'json/__init__.py) has no "nope"'),
         ("shop_steps:KEPT", "is dict, no function"),
         ("shop_steps:later", "is a coroutine function"),
         ("no_such_module_at_all:x", "ModuleNotFoundError: No module named"),

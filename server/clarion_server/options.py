@@ -15,7 +15,7 @@ import msgspec
 from clarion_fanout.presence import Keeping
 from clarion_fanout.topics import DEFAULT_NAMESPACE, namespace_of
 from clarion_server.option_values import Section, option
-from clarion_server.pipeline.options import StepOptions
+from clarion_server.pipeline.options import AnyStep
 from clarion_server.window import Policy
 
 Who: TypeAlias = Literal["everyone", "users", "granted", "nobody"]
@@ -716,7 +716,7 @@ class Namespace(Section, frozen=True, kw_only=True):
             most=3600,
         ),
     ] = 0
-    pipeline: tuple[StepOptions, ...] = ()
+    pipeline: tuple[AnyStep, ...] = ()
 
 
 _UNCONFIGURED = Namespace()

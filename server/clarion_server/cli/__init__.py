@@ -14,6 +14,7 @@ from typing import NamedTuple
 from clarion_server import __version__, config
 from clarion_server.cli import check as check
 from clarion_server.cli import doctor as doctor
+from clarion_server.cli import pipeline as pipeline
 from clarion_server.cli import publish as publish
 from clarion_server.cli import serve as serve
 from clarion_server.cli import subscribe as subscribe
@@ -37,6 +38,7 @@ COMMANDS = {
     "serve": Command("start a server", serve.arguments, serve.run),
     "check-config": Command("say what is wrong, or what is in force", check.arguments, check.run),
     "doctor": Command("check the machine and Redis", doctor.arguments, doctor.run),
+    "pipeline": Command("try a namespace's steps on a file", pipeline.arguments, pipeline.run),
     "token": Command("make a token for a client", token.arguments, token.run),
     "publish": Command("publish to a topic", publish.arguments, publish.run),
     "subscribe": Command("watch topics in the terminal", subscribe.arguments, subscribe.run),

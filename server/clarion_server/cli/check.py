@@ -36,10 +36,21 @@ def run(options: argparse.Namespace) -> int:
         print(reference(), end="")
         return 0
     loaded = config.read(options.file)
+    check_imports(loaded)
     for warning in loaded.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     print("\n".join(summary(loaded)))
     return 0
+
+
+def check_imports(loaded: config.Loaded) -> None:
+    """Whether the user's functions can be imported. Raises `ConfigError`."""
+    namespaces = loaded.config.namespaces
+    if any(step.step == "python" for each in namespaces.values() for step in each.pipeline):
+        from clarion_server.pipeline import imports
+
+        if mistakes := imports.mistakes(namespaces, loaded.file):
+            raise ConfigError(mistakes)
 
 
 def explain(error: ConfigError) -> str:

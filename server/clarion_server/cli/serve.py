@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from clarion_server import config
+from clarion_server.cli.check import check_imports
 from clarion_server.option_values import Option, catalogue, plain
 
 
@@ -57,6 +58,7 @@ def run(options: argparse.Namespace) -> int:
         if option.facts.flag
     }
     loaded = config.read(options.config, flags=flags)
+    check_imports(loaded)
     for warning in loaded.warnings:
         print(f"clarion: warning: {warning}", file=sys.stderr)
     # The server's modules take a while to load; what is wrong with a configuration shows at once.

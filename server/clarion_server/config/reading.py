@@ -28,7 +28,7 @@ from clarion_server.option_values import (
     option_of,
 )
 from clarion_server.options import Config, KeyOptions, Namespace
-from clarion_server.pipeline.options import FILE_OPTIONS, STEPS, Python, StepOptions
+from clarion_server.pipeline.options import FILE_OPTIONS, STEPS, AnyStep, Python, StepOptions
 
 # Sources that are neither a file, a variable nor a flag.
 DEVELOPMENT = "development"
@@ -60,11 +60,13 @@ class Loaded(NamedTuple):
     sources: for the key path of each option that has not the usual default, what set it: the
         file's name, a variable, a flag, `DEVELOPMENT` or `NO_FILE`.
     warnings: for people, what works but should be otherwise.
+    file: the configuration file's name, or "".
     """
 
     config: Config
     sources: Mapping[str, str]
     warnings: tuple[str, ...]
+    file: str
 
 
 class Reading:
@@ -113,7 +115,7 @@ class Reading:
                 self.namespaces(value)
             elif path == "auth.keys":
                 self.keys(value)
-            elif field.type == tuple[StepOptions, ...]:
+            elif field.type == tuple[AnyStep, ...]:
                 self.pipeline(value, path)
             elif (option := option_of(field, path)) is not None:
                 self.take(self.file, option, option.checked, value)
@@ -239,7 +241,7 @@ class Reading:
         if self.mistakes:
             raise ConfigError(self.mistakes)
         self.warn_of_open_files()
-        return Loaded(config, self.sources, tuple(self.warnings))
+        return Loaded(config, self.sources, tuple(self.warnings), self.file)
 
     def wrong_together(self, keys: tuple[str, ...], problem: str, expected: str) -> None:
         sources = (self.sources[key] for key in keys if key in self.sources)
@@ -260,7 +262,7 @@ class Reading:
             elif path == "auth.keys":
                 places = range(self.key_count)
                 made[field.name] = tuple(self.built(KeyOptions, f"{path}[{i}]") for i in places)
-            elif field.type == tuple[StepOptions, ...]:
+            elif field.type == tuple[AnyStep, ...]:
                 steps = self.steps.get(path, ())
                 made[field.name] = tuple(self.built(step, place) for step, place in steps)
             elif facts_of(field) is None:

@@ -7,7 +7,7 @@ steps once to see that they can be made.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from clarion_server.option_values import Section, option
 
@@ -204,6 +204,10 @@ class Compress(StepOptions, frozen=True, kw_only=True, tag="compress"):
             most=6,
         ),
     ] = 6
+
+
+AnyStep: TypeAlias = JsonSchema | XmlToJson | Template | Redact | Project | Python | Compress
+"""Any of them, as a type that can be read from JSON."""
 
 
 def name_of(kind: type[StepOptions]) -> str:

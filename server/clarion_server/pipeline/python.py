@@ -56,7 +56,8 @@ class PythonStep:
 
     def _imported(self) -> Callable[[Any], object]:
         if self._folder and self._folder not in sys.path:
-            sys.path.insert(0, self._folder)
+            # At the end: a file of the user's called json.py must not take the place of Python's.
+            sys.path.append(self._folder)
         try:
             found: Any = importlib.import_module(self._module)
         except (Exception, SystemExit) as error:
@@ -69,7 +70,8 @@ class PythonStep:
             try:
                 found = getattr(found, name)
             except AttributeError:
-                problem = f'"{self._module}" has no "{self._function}"'
+                file = getattr(sys.modules[self._module], "__file__", None) or "Python itself"
+                problem = f'"{self._module}" ({file}) has no "{self._function}"'
                 raise Misconfigured("function", problem, _EXPECTED) from None
         if not callable(found):
             problem = f'"{self._module}:{self._function}" is {type(found).__name__}, no function'
