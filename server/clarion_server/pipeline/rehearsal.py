@@ -32,7 +32,8 @@ Outcome: TypeAlias = Literal["ready", "passed", "refused", "failed", "deadline",
 
 
 class Play(msgspec.Struct):
-    """path: where modules are looked for. data: JSON, checked. The other limits are those of `[pipeline]` and `limits.data_bytes`."""
+    """path: where modules are looked for. data: JSON, checked. The limits are those of
+    `[pipeline]`, and `limits.data_bytes`."""
 
     path: Sequence[str]
     steps: tuple[AnyStep, ...]
