@@ -160,6 +160,37 @@ def test_only_a_schema_that_does_not_refer_to_itself_is_safe() -> None:
     assert refusal(TREE, {"child": {"child": 5}}) == 'data.child.child: 5 is not of type "object"'
 
 
+STRINGS = {"type": "array", "items": {"type": "string"}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "safe"),
+    [
+        ({"properties": {"a": {"anyOf": [{"type": "string"}, {"type": "null"}]}}}, True),
+        ({"oneOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"properties": {"b": True}}}}, True),
+        ({"anyOf": [{"additionalProperties": False}, {"type": "null"}]}, True),
+        ({"items": {"anyOf": [{"type": "string"}]}}, True),
+        ({"anyOf": [STRINGS, {"type": "null"}]}, False),
+        ({"items": {"oneOf": [{"not": STRINGS}]}}, False),
+        ({"oneOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"properties": {"b": STRINGS}}}}, False),
+        (
+            {"anyOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": {"$ref": "#/$defs/b"}, "b": STRINGS}},
+            False,
+        ),
+    ],
+)
+def test_branches_about_whole_arrays_are_not_safe(schema: Any, safe: bool) -> None:
+    assert step(schema).safe is safe
+
+
+def test_errors_in_wide_branches_take_their_time_and_no_more() -> None:
+    schema = {"anyOf": [{"items": {"anyOf": [{"type": "string"}, {"type": "null"}]}}, STRINGS]}
+    assert refusal(schema, [1]).startswith("data: [1] is not valid under any of the schemas")
+    began = time.process_time()
+    assert refusal(schema, [1] * 100_000) == "data does not fit the schema"
+    assert time.process_time() - began < 1
+
+
 @pytest.mark.parametrize(
     ("schema", "recursive"),
     [

@@ -1,7 +1,7 @@
-"""Whether a JSON Schema refers to itself.
+"""What in a JSON Schema makes a check, or an error, take more time than the document has bytes.
 
-One that does not is, with its references put in place, of a size of its own, and a check takes time
-in proportion to the document. One that does is as deep as the document.
+One that does not refer to itself is, with its references put in place, of a size of its own, and a
+check takes time in proportion to the document. One that does is as deep as the document.
 """
 
 from __future__ import annotations
@@ -10,6 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias, cast
 
 Table: TypeAlias = dict[str, Any]
+
+BRANCHES = ("anyOf", "oneOf")
+
+_MANY = (
+    "additionalItems", "additionalProperties", "contains", "items", "patternProperties",
+    "propertyNames", "unevaluatedItems", "unevaluatedProperties",
+)  # fmt: skip
+"""Keywords whose schema is for as many values as the document has."""
 
 
 def are_recursive(schema: object) -> bool:
@@ -31,6 +39,30 @@ def uses(schema: object, keywords: Iterable[str]) -> bool:
     """Whether one of `keywords` stands anywhere in `schema`."""
     wanted = frozenset(keywords)
     return any(not table.keys().isdisjoint(wanted) for table in _tables(schema))
+
+
+def has_wide_branches(schema: object) -> bool:
+    """Whether a branch of some `anyOf` or `oneOf` is about arrays or objects of any size. An error
+    there has an error of each element in each branch within it."""
+    return any(
+        _is_wide(schema, table[keyword])
+        for table in _tables(schema)
+        for keyword in BRANCHES
+        if keyword in table
+    )
+
+
+def _is_wide(schema: object, branches: object) -> bool:
+    ahead, seen = [branches], set[int]()
+    while ahead:
+        part = ahead.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if any(isinstance(table.get(name), dict) for table in _tables(part) for name in _MANY):
+            return True
+        ahead += [_resolved(schema, text) for text in _references(part)]
+    return False
 
 
 def _references(part: object) -> Iterator[str]:
