@@ -77,6 +77,8 @@ class Reader:
         self.positions: dict[str, tuple[str, int]] = {}
         self.numbers: dict[str, int] = {}
         """The newest that was read on this connection."""
+        self.keyed: dict[tuple[str, str], int] = {}
+        """Of each topic and key."""
         self.subscribed: set[str] = set()
         self.answers: list[object] = []
         """The ids of commands that are not answered yet."""
@@ -171,10 +173,14 @@ class Reader:
                 assert message["offset"] > offset
                 self.positions[topic] = epoch, message["offset"]
             case "message":
-                number = message["data"][0]
+                number, key, _ = message["data"]
                 before = self.numbers.get(topic, 0)
-                assert number > before, "doubled, or overtaken"
-                self.numbers[topic] = number
+                if (topic, key) in self.keyed:
+                    assert number > self.keyed[topic, key], "doubled, or overtaken"
+                self.keyed[topic, key] = number
+                # Only where there are no offsets may the news of one thing overtake another's.
+                assert number > before or options(topic) is NAMESPACES["now"]
+                self.numbers[topic] = max(before, number)
                 if "offset" in message:
                     epoch, offset = self.positions[topic]
                     assert message["offset"] == offset + 1, "something is missing, and not told"
@@ -220,6 +226,8 @@ class PeerMachine(RuleBasedStateMachine):
         self.count = 0
         self.tick = 0
         self.published: dict[str, list[int]] = {topic: [] for topic in TOPICS}
+        self.newest: dict[tuple[str, str], int] = {}
+        """Of each topic and key."""
         self.quick = self.connect("websocket", 100_000)
         self.slow = [
             self.connect("websocket", 4600),
@@ -269,17 +277,23 @@ class PeerMachine(RuleBasedStateMachine):
 
     @rule(
         topic=st.sampled_from(TOPICS),
-        sizes=st.lists(st.sampled_from([1, 1, 100, 700]), min_size=1, max_size=8),
+        sizes=st.lists(
+            st.tuples(st.sampled_from([1, 1, 100, 700]), st.sampled_from(["", "", "x", "y"])),
+            min_size=1,
+            max_size=8,
+        ),
         at_once=st.booleans(),
     )
-    def publish(self, topic: str, sizes: list[int], at_once: bool) -> None:
-        batch: list[str] = []
-        for size in sizes:
+    def publish(self, topic: str, sizes: list[tuple[int, str]], at_once: bool) -> None:
+        batch: list[tuple[str, str]] = []
+        for size, key in sizes:
             self.count += 1
             self.published[topic].append(self.count)
-            batch.append(json.dumps([self.count, "x" * size]))
-        for texts in [batch] if at_once else [[text] for text in batch]:
-            self.loop.run_until_complete(self.world.publish(topic, *texts))
+            self.newest[topic, key] = self.count
+            batch.append((json.dumps([self.count, key, "x" * size]), key))
+        for part in [batch] if at_once else [[pair] for pair in batch]:
+            texts, keys = [text for text, _ in part], [key for _, key in part]
+            self.loop.run_until_complete(self.world.publish(topic, *texts, keys=keys))
             self.settle()
 
     @rule(who=st.integers(0, 3), size=st.sampled_from([1, 100, 2000, 100_000]))
@@ -380,6 +394,9 @@ class PeerMachine(RuleBasedStateMachine):
             assert client.positions[topic][1] == len(numbers), topic
         elif options(topic).slow != "drop_oldest" and client.numbers.get(topic):
             assert client.numbers[topic] == numbers[-1], topic
+        if options(topic).slow == "latest":
+            for (name, key), number in client.keyed.items():
+                assert name != topic or number == self.newest[topic, key], (topic, key)
 
 
 PeerMachine.TestCase.settings = settings(

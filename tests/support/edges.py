@@ -268,6 +268,10 @@ class World:
         claims = token_claims(sub=sub, ttl=ttl, now=self.now, subscribe=subscribe, publish=publish)
         return mint(claims, secret, "HS256", kid)
 
-    async def publish(self, topic: str, *data: str) -> None:
-        """What backends publish, straight to the broker."""
-        await self.memory.publish([Draft(topic, text.encode()) for text in data])
+    async def publish(self, topic: str, *data: str, keys: Sequence[str] = ()) -> None:
+        """What backends publish, straight to the broker. keys: of each, if any has one."""
+        drafts = [Draft(topic, text.encode()) for text in data]
+        if keys:
+            pairs = zip(drafts, keys, strict=True)
+            drafts = [draft._replace(key=key) for draft, key in pairs]
+        await self.memory.publish(drafts)
