@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from clarion_server.app import Worker
 from clarion_server.deflate import compress
 from clarion_server.options import AuthOptions, Config, Keepalive, Limits, Namespace, WindowOptions
 from clarion_server.pipeline.options import Compress
+from clarion_server.websocket import CompressedWebSocket
 from support.server import SECRET, clients, configuration, publish, running
 from support.waiting import until
 from support.wire import (
@@ -280,6 +282,72 @@ async def test_a_bomb_is_refused_before_anybody_knows_who_sends_it() -> None:
                 await client.send(frames)
                 assert (await client.goodbye())[0] == 1009
             assert time.thread_time() - began < 0.5  # it would take longer to decompress 40 MB
+
+
+PING_OF_64_KIB = b'{"op":"ping","id":1,"pad":"' + b"x" * 65_000 + b'"}'
+
+
+async def test_many_bombs_in_one_read_are_all_answered(worker: Worker) -> None:
+    async with connected(worker) as client:
+        await client.send(squeezed(PING_OF_64_KIB) * 300, command("ping", id=2))
+        for _ in range(300):
+            assert (await client.said("pong"))["id"] == 1
+        assert (await client.said("pong"))["id"] == 2
+
+
+async def test_bombs_of_who_does_not_read_stay_small(worker: Worker) -> None:
+    """What a client sends while it is behind waits compressed, and is answered when it reads."""
+    async with connected(worker, receive_buffer=TINY) as client:
+        await client.subscribe("bare:block")
+        while not worker.counters.windows:
+            await publish(worker, "bare:block", "x" * 20_000)
+            await asyncio.sleep(0)
+        (peer,) = worker.directory.peers()
+        assert isinstance(peer, CompressedWebSocket)
+        await client.send(squeezed(PING_OF_64_KIB) * 150)
+        await until(lambda: not peer.transport.is_reading())
+        assert 0 < held(peer) <= 3 * 65_536
+        pongs = 0
+        while pongs < 150:
+            pongs += (await client.said())["op"] == "pong"
+        await until(lambda: held(peer) == 0)
+
+
+async def test_bombs_beyond_the_commands_in_flight_stay_small() -> None:
+    """What waits for a place among them is put off in the same way."""
+    config = compressing(limits=Limits(in_flight=1))
+    async with running(config) as worker, connected(worker) as client:
+        publication = json.dumps({"op": "publish", "topic": "news", "data": "x" * 60_000}).encode()
+        (peer,) = worker.directory.peers()
+        assert isinstance(peer, CompressedWebSocket)
+        await client.send(squeezed(publication) * 100, command("ping", id=2))
+        most = 0
+        answers: Counter[str] = Counter()
+        while not answers["pong"]:
+            answers[(await client.said())["op"]] += 1
+            most = max(most, held(peer))
+        assert answers["published"] >= 99
+        assert most <= 3 * 65_536
+
+
+def held(peer: CompressedWebSocket) -> int:
+    """Bytes of a client's messages that wait to be handled."""
+    rest = sum(len(event.payload) for event in peer._rest or ())
+    return rest + sum(len(text) for text in peer.session._backlog or ())
+
+
+@pytest.mark.parametrize("times", [1, 100])
+async def test_a_close_behind_bombs_is_seen(worker: Worker, times: int) -> None:
+    """By a client that is closed meanwhile for what it sends."""
+    async with connected(worker) as client:
+        bad = squeezed(b'{"op":"nonsense","pad":"' + b"x" * 65_000 + b'"}')
+        await client.send(bad * 100 + squeezed(PING_OF_64_KIB) * times)
+        code, goodbye = await client.goodbye()
+        assert code == goodbye["code"] == 4500
+        began = time.monotonic()
+        await client.send(masked(b"\x11\x94", CLOSE))
+        assert await client.ended()
+        assert time.monotonic() - began < 0.9  # nobody waited for `close_s`
 
 
 async def test_a_compressed_message_may_be_as_large_as_others(worker: Worker) -> None:

@@ -15,7 +15,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from clarion_server.deflate import compress
-from clarion_server.frames import BINARY, CLOSE, PING, PONG, TEXT, Event, Parser, receive
+from clarion_server.frames import BINARY, CLOSE, PING, PONG, TEXT, UNREAD, Event, Parser, receive
 from support.wire import RSV1, masked
 
 MAX_SIZE = 3000
@@ -33,8 +33,10 @@ def ours(chunks: Iterable[bytes], max_size: int = MAX_SIZE) -> list[Event]:
     events: list[Event] = []
     parser: Parser | None = None
     for chunk in chunks:
-        new, parser = receive(parser, chunk, max_size, MAX_FRAMES, compressed=True)
-        events += new
+        while chunk:
+            new, parser = receive(parser, chunk, max_size, MAX_FRAMES, compressed=True)
+            chunk = new.pop().payload if new and new[-1].kind == UNREAD else b""
+            events += new
     return events
 
 
@@ -204,6 +206,25 @@ def test_what_breaks_the_rules_ends_the_connection(data: bytes, code: int) -> No
 def test_a_compressed_message_is_an_error_where_none_was_agreed_on() -> None:
     events, _ = receive(None, message(b"Hello", []), MAX_SIZE, MAX_FRAMES)
     assert [(e.kind, e.code) for e in events] == [(CLOSE, 1002)]
+
+
+def test_one_read_is_taken_in_pieces_that_say_no_more_than_two_messages() -> None:
+    """A read of 16 KiB may say 10 MB, and a client may make us wait with what it said."""
+    bomb = message(b"x" * MAX_SIZE, [])
+    data = (bomb + masked(b"plain") + masked(b"p", PING)) * 50
+    whole: list[Event] = []
+    parser: Parser | None = None
+    calls = 0
+    while data:
+        events, parser = receive(parser, data, MAX_SIZE, MAX_FRAMES, True)
+        data = events.pop().payload if events[-1].kind == UNREAD else b""
+        assert events  # it goes on
+        assert sum(len(event.payload) for event in events) <= 2 * MAX_SIZE
+        whole += events
+        calls += 1
+    one = [Event(TEXT, b"x" * MAX_SIZE), Event(TEXT, b"plain"), Event(PING, b"p")]
+    assert whole == one * 50
+    assert calls <= 51
 
 
 def test_an_empty_message_is_one() -> None:

@@ -57,7 +57,8 @@ def rules(config: Config) -> Mapping[str, Rule | None]:
 class Compressor:
     """See the module's text.
 
-    clock: seconds.
+    clock: seconds. worked: of which this thread has had a processor, so that a busy machine does
+    not count as work of ours.
     """
 
     def __init__(
@@ -65,10 +66,12 @@ class Compressor:
         wanted: Mapping[str, Rule | None],
         counters: Counters,
         clock: Callable[[], float] = time.perf_counter,
+        worked: Callable[[], float] = time.thread_time,
     ) -> None:
         self._rules = wanted
         self._counters = counters
         self._clock = clock
+        self._worked = worked
         self._left = BURST_S
         self._at = clock()
 
@@ -83,15 +86,16 @@ class Compressor:
         if size > MOST_BYTES:
             counters.compressed["too_large"] += 1
             return None
-        began = self._clock()
-        left = min(BURST_S, self._left + (began - self._at) * SHARE)
-        self._at = began
+        now = self._clock()
+        left = min(BURST_S, self._left + (now - self._at) * SHARE)
+        self._at = now
         self._left = left
         if left <= 0:
             counters.compressed["no_time"] += 1
             return None
+        began = self._worked()
         payload = deflate.compress(text, rule.level if size <= FULL_BYTES else 1)
-        spent = self._clock() - began
+        spent = self._worked() - began
         self._left = left - spent
         counters.compress_seconds += spent
         if len(payload) >= size:

@@ -35,6 +35,9 @@ TEXT, BINARY, PING, PONG, CLOSE = 1, 2, 9, 10, 8
 COMPRESSED_TEXT, COMPRESSED_BINARY = RSV1 | TEXT, RSV1 | BINARY
 """In place of an opcode: a message whose payload is compressed."""
 
+UNREAD = -1
+"""In place of an opcode: bytes that were not looked at yet."""
+
 _FIN_TEXT, _FIN_PING, _FIN_PONG = 0x80 | TEXT, 0x80 | PING, 0x80 | PONG
 _FIN_COMPRESSED = 0x80 | COMPRESSED_TEXT
 
@@ -71,7 +74,7 @@ PING_FRAME = frame(b"", PING)
 class Event(NamedTuple):
     """What a client sent: a whole message or a control frame.
 
-    kind: TEXT (`payload` is valid UTF-8), BINARY, PING, PONG or CLOSE.
+    kind: TEXT (`payload` is valid UTF-8), BINARY, PING, PONG or CLOSE; or UNREAD, the last one.
     payload: of CLOSE, the bytes to send in answer; then the connection is over.
     code: of CLOSE, the client's code, or ours where `failed`.
     failed: the client broke the protocol.
@@ -90,13 +93,21 @@ def receive(
 
     parser: what the last call returned; None to begin.
     max_size: of a message, in bytes, compressed and not. max_frames: of a message.
-    compressed: whether messages may be; that was agreed on in the handshake.
+    compressed: whether messages may be; that was agreed on in the handshake. 16 KiB of them may say
+        10 MB: when they say more than `max_size`, the rest is left UNREAD, for another call.
     """
     events: list[Event] = []
     if parser is not None and parser.over:
         return events, parser
     place, end = 0, len(data)
+    counted = said = 0
     while place < end:
+        if compressed and len(events) > counted:
+            counted += 1
+            said += len(events[-1].payload)
+            if said > max_size:
+                events.append(Event(UNREAD, data[place:]))
+                break
         if parser is None:
             event, after = _plain(data, place, end, max_size)
             if event is None and compressed:

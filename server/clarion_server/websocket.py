@@ -35,6 +35,7 @@ from clarion_server.frames import (
     PING_FRAME,
     PONG,
     TEXT,
+    UNREAD,
     Event,
     Parser,
     close_frame,
@@ -145,6 +146,9 @@ class WebSocket(Peer):
             elif kind == CLOSE:
                 self.code = event.code
                 self.end(event.payload)
+            elif kind == UNREAD:
+                self._rest = [event]
+                return
             if self._ending:
                 return
             if counters.written_bytes > enough:
@@ -230,6 +234,45 @@ class CompressedWebSocket(WebSocket):
         self.edge.counters.compressed_connections -= 1
         super().connection_lost(exc)
 
+    # What one read brings may say a thousand times as much. It is decompressed as it is handled,
+    # so that a client which has to wait does not have us hold more than others do.
+
+    def data_received(self, data: bytes) -> None:
+        rest = self._rest
+        if rest and rest[-1].kind == UNREAD:
+            self.edge.counters.bytes_in += len(data)
+            rest[-1] = Event(UNREAD, rest[-1].payload + data)
+            self._serve([])
+        else:
+            super().data_received(data)
+
+    def _serve(self, events: list[Event]) -> None:
+        while True:
+            super()._serve(events)
+            if self._ending and events and events[-1].kind == UNREAD:
+                self._rest = events[-1:]  # there may be the client's close in it
+            rest = self._rest
+            if not rest or rest[0].kind != UNREAD or self._must_wait():
+                return
+            self._rest = None
+            events = self._read(rest[0].payload)
+
+    def _read(self, data: bytes) -> list[Event]:
+        limits = self.edge.config.limits
+        events, parser = receive(self._parser, data, limits.message_bytes, limits.fragments, True)
+        if parser is not None and parser is not self._parser:
+            parser.since = self.edge.wheel.now
+        self._parser = parser
+        return events
+
+    def _must_wait(self) -> bool:
+        return not self._ending and (self._window is not None or self._hushed)
+
+    def hush(self, quiet: bool) -> None:
+        super().hush(quiet)
+        if not quiet and self._window is None:
+            self.caught_up()
+
 
 class Echo(WebSocket):
     """The development-only `/echo`: sends back what it gets, through the same edge.
@@ -253,15 +296,13 @@ class Echo(WebSocket):
         self.send(frame(payload, BINARY))
 
 
-class CompressedEcho(Echo):
+class CompressedEcho(CompressedWebSocket, Echo):
     """The same, compressed, as far as the client's window lets us."""
 
     __slots__ = ("_size",)
 
-    compressed = True
-
     def __init__(self, edge: Edge, transport: asyncio.Transport, key: int, window: int) -> None:
-        super().__init__(edge, transport, key)
+        super().__init__(edge, transport, key, window)
         self._size = 1 << window
 
     def text(self, payload: bytes) -> None:
