@@ -13,8 +13,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 _NAME = re.compile(r'(\*\*?)|([A-Za-z0-9_\-]+)|("(?:[^"\\]|\\.)*")')
+
+
+PLACES = 1000
+"""That are remembered. A handful for most paths; twenty with `**` in them might have a million."""
 
 
 class BadPath(ValueError):
@@ -41,29 +46,32 @@ class _Node:
 class Place:
     """The beginnings of paths that end at one place of a document."""
 
-    __slots__ = ("_nodes", "_only", "ends")
+    __slots__ = ("_after", "_known", "_named", "_nodes", "_otherwise", "ends", "names")
 
-    def __init__(self, nodes: Iterable[_Node]) -> None:
-        self._nodes: list[_Node] = []
-        for node in nodes:
-            self._add(node)
+    def __init__(self, nodes: Iterable[_Node], known: dict[frozenset[_Node], Place]) -> None:
+        self._nodes = _all_of(nodes)
+        self._known = known
+        self._after: dict[str, Place | None] = {}
+        # All names that no path has lead to the same place; False: it was never asked for.
+        self._otherwise: Place | Literal[False] | None = False
         self.ends = [number for node in self._nodes for number in node.ends]
         """The paths that lead here."""
-        # The usual case, no wildcard: then the next place hangs on one name of one node.
-        [first, *others] = self._nodes
-        simple = not (others or first.any or first.loops)
-        self._only = {name: Place([node]) for name, node in first.names.items()} if simple else None
-
-    def _add(self, node: _Node) -> None:
-        if node not in self._nodes:
-            self._nodes.append(node)
-            if node.deep is not None:
-                self._add(node.deep)
+        self._named = frozenset(name for node in self._nodes for name in node.names)
+        wild = any(node.any or node.loops for node in self._nodes)
+        self.names = None if wild else tuple(sorted(self._named))
+        """The names with which paths go on; None: any may."""
 
     def at(self, name: str) -> Place | None:
         """Where the field `name` is; None: no path goes there."""
-        if self._only is not None:
-            return self._only.get(name)
+        if name in self._named:
+            if name not in self._after:
+                self._after[name] = self._made(name)
+            return self._after[name]
+        if self._otherwise is False:
+            self._otherwise = self._made(name)
+        return self._otherwise
+
+    def _made(self, name: str) -> Place | None:
         following: list[_Node] = []
         for node in self._nodes:
             if (named := node.names.get(name)) is not None:
@@ -72,12 +80,26 @@ class Place:
                 following.append(node.any)
             if node.loops:
                 following.append(node)
-        return Place(following) if following else None
+        if not following:
+            return None
+        key = frozenset(following)
+        place = self._known.get(key)
+        if place is None:
+            place = Place(following, self._known)
+            if len(self._known) < PLACES:
+                self._known[key] = place
+        return place
 
-    @property
-    def names(self) -> Iterable[str] | None:
-        """The names with which paths go on; None: any may."""
-        return None if self._only is None else self._only
+
+def _all_of(nodes: Iterable[_Node]) -> list[_Node]:
+    """With what `**` leads to: it may stand for no name at all."""
+    found: list[_Node] = []
+    for first in nodes:
+        node: _Node | None = first
+        while node is not None and node not in found:
+            found.append(node)
+            node = node.deep
+    return found
 
 
 class Paths:
@@ -95,7 +117,7 @@ class Paths:
             if node.names or node.any or node.deep or node.ends:
                 raise BadPath(f'another path is "{text}" or lies within it')
             node.ends.append(number)
-        self.start = Place([root])
+        self.start = Place([root], {})
 
 
 def _next(node: _Node, part: str) -> _Node:
