@@ -10,7 +10,7 @@ from pathlib import Path
 from clarion_fanout.letter import Letter
 from clarion_server.pipeline.bench import JOBS, LETTERS, Bench
 from clarion_server.pipeline.preparation import Preparation
-from support.steps import preparing
+from support.steps import Gate, preparing
 from support.waiting import until
 
 
@@ -62,14 +62,14 @@ async def test_a_letter_to_a_topic_without_steps_is_not_taken() -> None:
 
 
 async def test_letters_of_a_topic_keep_their_order_and_others_pass(tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
+    gate = Gate(tmp_path)
     async with stand(processes=2) as at:
         at.put(f"a:1 wait {gate}", "a:1 echo x", "a:2 echo y", "b:1 echo z", "c:1 echo w")
         await at.taken(3)
         assert sorted(at.letters) == ["a:2 y", "b:1 z", "c:1 w"]
         assert at.bench.waiting == 2
         assert at.bench.oldest == b"1-0"
-        gate.touch()
+        gate.open()
         await at.taken(5)
         assert at.letters[3:] == ["a:1 waited", "a:1 x"]
         assert at.bench.waiting == 0

@@ -26,7 +26,7 @@ from support.inboxes import (
 )
 from support.redis_servers import RedisServer
 from support.redis_shared import shared_servers
-from support.steps import preparing
+from support.steps import Gate, Killer, preparing
 from support.waiting import until
 
 OPTIONS = InboxOptions(lease_s=LEASE_SECONDS, data_bytes=100_000)
@@ -42,7 +42,7 @@ async def dead(server: RedisServer) -> list[dict[str, str]]:
 async def test_entries_go_through_steps_in_their_topics_order_and_others_pass(
     tmp_path: Path,
 ) -> None:
-    gate = tmp_path / "gate"
+    gate = Gate(tmp_path)
     (server,) = await shared_servers(1)
     async with (
         preparing(processes=2) as preparation,
@@ -60,7 +60,7 @@ async def test_entries_go_through_steps_in_their_topics_order_and_others_pass(
         assert await kept(one, "a:1") == []
         assert one.inbox.delivery.waiting == 2
         assert one.inbox.age > 0
-        gate.touch()
+        gate.open()
         await emptied(server)
         assert await kept(one, "a:1") == ["waited", "x"]
         assert await kept(one, "a:2") == ["y"]
@@ -119,11 +119,11 @@ async def test_what_an_owner_that_died_had_on_its_bench_is_published_by_the_next
     tmp_path: Path,
 ) -> None:
     (server,) = await shared_servers(1)
-    ready = tmp_path / "ready"
+    gate = Gate(tmp_path)
     async with preparing(processes=2) as preparation:
         prepare = partial(Bench, preparation)
         async with worker(server.url, options=OPTIONS, prepare=prepare) as one:
-            first = entry("a:1", f"wait {ready}")
+            first = entry("a:1", f"wait {gate}")
             await leave(server, first, *(entry("a:1", f"echo {number}") for number in range(5)))
             await until(lambda: one.inbox.delivery.waiting == 6)
             await one.kill()
@@ -132,7 +132,7 @@ async def test_what_an_owner_that_died_had_on_its_bench_is_published_by_the_next
             await until(lambda: other.done("published") == 1)
             assert await kept(other, "a:2") == ["x"]
             assert await kept(other, "a:1") == []
-            ready.touch()
+            gate.open()
             await emptied(server)
             assert await kept(other, "a:1") == ["waited", "0", "1", "2", "3", "4"]
 
@@ -141,7 +141,7 @@ async def test_nothing_is_lost_or_out_of_order_while_processes_and_workers_die()
     (server,) = await shared_servers(1)
     rng = random.Random(3)
     topics = ["a:1", "a:2", "b:1", "c:1", "plain:1"]
-    count = 1500
+    count = 1000
     async with contextlib.AsyncExitStack() as stack:
         preparation = await stack.enter_async_context(preparing(processes=2))
 
@@ -156,22 +156,25 @@ async def test_nothing_is_lost_or_out_of_order_while_processes_and_workers_die()
             workers[0],
             [entry(topics[number % 5], f"echo {number}") for number in range(count)],
         )
-        turn = 0
-        async with asyncio.timeout(60):
-            while await server.command("XLEN", "clarion:inbox"):
-                turn += 1
-                await asyncio.sleep(rng.uniform(0.01, 0.06))
-                pool = preparation.pool
-                if pool.processes:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(rng.choice(list(pool.processes)).pid, signal.SIGKILL)
-                if turn in (5, 15):
-                    await owned(*workers)
-                    (owner,) = [each for each in workers if each.owned]
-                    await owner.kill()
-                    workers.remove(owner)
-                    workers.append(await hired(f"w{turn}"))
-        await emptied(server)
+        outcomes = preparation.outcomes
+        killer = Killer(preparation.pool, outcomes.total, rng)
+
+        async def replace() -> None:
+            """Owners die when a third and two thirds are done."""
+            for turn in (1, 2):
+                await until(lambda turn=turn: outcomes.total() > turn * count / 4, 60)  # type: ignore[misc]
+                await owned(*workers)
+                (owner,) = [each for each in workers if each.owned]
+                await owner.kill()
+                workers.remove(owner)
+                workers.append(await hired(f"v{turn}"))
+
+        async with asyncio.timeout(90), asyncio.TaskGroup() as group:
+            group.create_task(killer.run())
+            await replace()
+            await emptied(server, 60)
+            killer.over = True
+        assert killer.kills > 3
         failed = await dead(server)
         assert all("twice" in each["reason"] for each in failed)
         lost = {each["data"].strip('"').removeprefix("echo ") for each in failed}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import random
 import signal
@@ -20,6 +19,7 @@ import pytest
 from clarion_server.pipeline.pool import Busy, Pool, PoolOptions, Stopped
 from clarion_server.pipeline.step import Failed, Refused
 from support import jobs
+from support.steps import Killer
 from support.waiting import until
 
 LONG = 60.0
@@ -133,36 +133,27 @@ async def test_an_idle_process_that_dies_is_replaced() -> None:
 
 
 async def test_no_job_is_lost_or_done_wrong_while_processes_are_killed_at_random() -> None:
-    rng = random.Random(7)
     async with pool(processes=2, queue=10_000) as made:
-        outcomes = []
-        stop = asyncio.Event()
-
-        async def kill() -> None:
-            while not stop.is_set():
-                await asyncio.sleep(rng.uniform(0.02, 0.15))
-                if made.processes:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(rng.choice(list(made.processes)).pid, signal.SIGKILL)
+        outcomes: list[str] = []
+        killer = Killer(made, outcomes.__len__, random.Random(7))
 
         async def publisher(name: str) -> None:
-            for number in range(150):
+            number = 0
+            while killer.kills < 8:
+                number += 1
                 try:
                     data = await made.submit(name, b"echo %d" % number)
                     assert data == b"%d" % number
                     outcomes.append("done")
                 except Stopped as stopped:
                     outcomes.append(stopped.cause)
-                await asyncio.sleep(0.002)
 
         async with asyncio.timeout(LONG), asyncio.TaskGroup() as group:
-            killer = group.create_task(kill())
+            group.create_task(killer.run())
             async with asyncio.TaskGroup() as publishers:
                 for name in "aabbc":
                     publishers.create_task(publisher(name))
-            stop.set()
-            await killer
-        assert len(outcomes) == 750
+            killer.over = True
         assert set(outcomes) <= {"done", "crash"}
         assert made.ended["crash"] >= 3
 
@@ -205,7 +196,7 @@ def _note(order: list[str], name: str, _job: object) -> None:
 
 async def test_what_has_waited_for_too_long_is_given_up_unless_it_is_patient() -> None:
     async with pool(wait_s=0.1) as made:
-        long = made.submit("a", b"sleep 0.6")
+        long = made.submit("a", b"sleep 0.6", patient=True)
         await until(lambda: made.busy)
         patient = made.submit("b", b"echo x", patient=True)
         with pytest.raises(Busy, match=r"within 0\.1 s"):
@@ -285,6 +276,7 @@ PARENT = """
 import asyncio, sys, uvloop
 from clarion_server.pipeline.pool import Pool, PoolOptions
 from support import jobs
+from support.steps import Killer
 async def main():
     pool = Pool(jobs.make, PoolOptions(processes=2, deadline_s=600))
     first = pool.submit("a", b"spin 600")

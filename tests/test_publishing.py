@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import random
-import signal
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -21,7 +18,7 @@ from clarion_server.codes import Code
 from clarion_server.counters import Counters
 from clarion_server.pipeline.preparation import MOMENT_BYTES, Preparation
 from clarion_server.publishing import Declined, Outcome, Publishing, Queue
-from support.steps import preparing
+from support.steps import Gate, Killer, preparing
 from support.waiting import until
 
 
@@ -98,16 +95,15 @@ async def started(group: asyncio.TaskGroup, at: Stand, *drafts: str) -> list[asy
 
 
 @pytest.fixture
-def gate(tmp_path: Path) -> Path:
-    """A file; the job `wait` waits until it is there."""
-    return tmp_path / "gate"
+def gate(tmp_path: Path) -> Gate:
+    return Gate(tmp_path)
 
 
 # Order
 
 
 async def test_publications_of_a_topic_leave_as_they_were_accepted_others_do_not_wait(
-    gate: Path,
+    gate: Gate,
 ) -> None:
     async with stand(processes=2) as at, asyncio.TaskGroup() as group:
         slow, quick, other = await started(
@@ -116,7 +112,7 @@ async def test_publications_of_a_topic_leave_as_they_were_accepted_others_do_not
         assert offset(await other) == 1
         assert not slow.done()
         assert not quick.done()
-        gate.touch()
+        gate.open()
         assert offset(await slow) == 1
         assert offset(await quick) == 2
         assert at.broker.published == [("a:2", "y"), ("a:1", "waited"), ("a:1", "x")]
@@ -145,7 +141,7 @@ async def test_the_next_of_a_topic_waits_until_the_broker_has_answered() -> None
 
 
 async def test_drafts_of_a_batch_to_different_topics_do_not_wait_for_each_other(
-    gate: Path,
+    gate: Gate,
 ) -> None:
     async with stand(processes=2) as at, asyncio.TaskGroup() as group:
         drafts = [
@@ -158,7 +154,7 @@ async def test_drafts_of_a_batch_to_different_topics_do_not_wait_for_each_other(
         batch = group.create_task(at.publishing.publish(drafts, "api"))
         await until(lambda: len(at.broker.published) == 3)
         assert not batch.done()
-        gate.touch()
+        gate.open()
         slow, plain, quick, refused, safe = await batch
         assert [offset(each) for each in (slow, plain, quick, safe)] == [1, 1, 1, 1]
         assert refused == Declined(Code.BAD_DATA, "strict: no")
@@ -324,36 +320,27 @@ async def test_processes_that_are_killed_lose_nothing_silently_and_break_no_orde
     rng = random.Random(seed)
     outcomes: dict[str, list[tuple[str, Outcome]]] = {}
     async with stand(Queue(drafts=60), processes=2, wait_s=30) as at:
-        stop = asyncio.Event()
-
-        async def kill() -> None:
-            while not stop.is_set():
-                await asyncio.sleep(rng.uniform(0.01, 0.15))
-                if at.pool.processes:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(rng.choice(list(at.pool.processes)).pid, signal.SIGKILL)
+        killer = Killer(at.pool, lambda: sum(map(len, outcomes.values())), rng)
 
         async def publisher(topic: str) -> None:
-            """Several at a time, in order."""
+            """Four at a time, in order."""
             done = outcomes.setdefault(topic, [])
-            for first in range(0, 120, 4):
-                names = [str(number) for number in range(first, first + 4)]
+            while len(done) < 80 or killer.kills < 8:
+                names = [str(number) for number in range(len(done), len(done) + 4)]
                 drafts = [
                     Draft(topic, f"{rng.choice(['echo', 'echo', 'refuse'])} {name}".encode())
                     for name in names
                 ]
                 done += zip(names, await at.publishing.publish(drafts, "api"), strict=True)
+                await asyncio.sleep(0.001)
 
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
-            killer = group.create_task(kill())
+            group.create_task(killer.run())
             async with asyncio.TaskGroup() as publishers:
                 for topic in ("a:1", "a:2", "b:1", "b:2", "c:1"):
                     publishers.create_task(publisher(topic))
-            stop.set()
-            await killer
-        assert at.pool.ended["crash"] >= 1
+            killer.over = True
     for topic, done in outcomes.items():
-        assert len(done) == 120
         accepted = [name for name, outcome in done if isinstance(outcome, Receipt)]
         assert at.broker.of(topic) == accepted
         assert [offset(o) for _, o in done if isinstance(o, Receipt)] == list(
