@@ -275,6 +275,24 @@ def test_an_origin_with_the_default_port_could_never_match() -> None:
     assert mistake.expected == '"https://a.example"'
 
 
+@pytest.mark.parametrize("network", ["10.0.0.1/8", "balancer", "10.0.0.0/33", ""])
+def test_a_proxy_is_a_network(network: str) -> None:
+    mistake = only_mistake(production(proxies=["10.0.0.0/8", network]))
+    assert (mistake.key, repr(network) in mistake.problem) == ("proxies", True)
+
+
+def test_the_proxy_protocol_needs_proxies_to_believe() -> None:
+    assert only_mistake(production(proxy_protocol=True)).key == "proxy_protocol"
+    assert interpret(
+        production(proxy_protocol=True, proxies=["::1", "10.0.0.0/8"]), "clarion.toml", {}, {}
+    )
+
+
+def test_readiness_does_not_end_before_newcomers_are_refused() -> None:
+    mistake = only_mistake(production(admission={"lag_s": 1, "unready_lag_s": 0.5}))
+    assert mistake.key == "admission.unready_lag_s"
+
+
 @pytest.mark.parametrize(
     ("auth", "key", "says"),
     [

@@ -798,13 +798,86 @@ async def test_too_many_errors_end_the_connection_for_good() -> None:
         assert client.closed == Close(4500, "too many errors")
 
 
-async def test_errors_of_one_batch_count_one_by_one_and_nothing_follows_goodbye() -> None:
+async def test_errors_of_one_batch_count_as_one() -> None:
     async with World(but(limits=Limits(errors=3))) as world:
         client = world.client()
-        client.says(op="subscribe", id=1, topics=[{"topic": "closed:1"}] * 50 + [{"topic": "a"}])
-        assert [m["op"] for m in client.heard()] == ["error"] * 3 + ["goodbye"]
+        batch = [{"topic": "closed:1"}, {"topic": "no topic"}] * 50
+        client.says(op="subscribe", id=1, topics=[*batch, {"topic": "a"}])
+        assert [m["op"] for m in client.heard()] == ["error"] * 100 + ["subscribed"]
+        assert client.closed is None
+        client.says(op="subscribe", id=2, topics=batch)
+        client.heard()
+        client.says(op="subscribe", id=3, topics=batch)
+        assert [m["op"] for m in client.heard()] == ["error"] * 100 + ["goodbye"]
+        assert client.closed == (4500, "too many errors")
         assert client.topics == []
         assert world.hub.topics == {}
+
+
+async def test_a_backends_mistake_is_not_held_against_the_client() -> None:
+    async with World(but(limits=Limits(errors=1))) as world:
+        client = world.client()
+        client.asks(op="subscribe", topic="a")
+        client.session.join("a")
+        assert told(client.heard()[0]) == error(Code.ALREADY_SUBSCRIBED, topic="a")
+        assert client.closed is None
+
+
+async def test_commands_beyond_the_rate_are_refused_with_a_time_to_come_back() -> None:
+    async with World(but(limits=Limits(commands_per_s=10, command_burst=5))) as world:
+        client = world.client()
+        for _ in range(5):
+            assert client.asks(op="ping")["op"] == "pong"
+        answer = client.asks(op="subscribe", id=7, topic="a")
+        assert told(answer) == error(Code.TOO_MANY, id=7, retry_ms=answer["retry_ms"])
+        assert 0 < answer["retry_ms"] <= 101
+        assert client.topics == []
+        world.edge.wheel.advance(1)
+        assert client.asks(op="ping")["op"] == "pong"
+        assert client.asks(op="ping")["code"] == Code.TOO_MANY
+        assert world.counters.commands_limited == 2
+
+
+async def test_who_sends_on_at_full_speed_is_closed_as_one_that_reached_a_limit() -> None:
+    limits = Limits(commands_per_s=10, command_burst=5, errors=20)
+    async with World(but(limits=limits)) as world:
+        client = world.client()
+        for _ in range(25):
+            client.says(op="ping")
+        assert [m["op"] for m in client.heard()] == ["pong"] * 5 + ["error"] * 20 + ["goodbye"]
+        assert client.closed == (4503, "limit reached: more than 10 commands a second")
+        assert len(world.edge.command_rate) == 0
+
+
+async def test_a_client_may_subscribe_to_all_its_topics_at_once_and_pays_afterwards() -> None:
+    async with World(but(limits=Limits(commands_per_s=10, command_burst=5))) as world:
+        client = world.client()
+        client.says(op="subscribe", topics=[{"topic": f"t{n}"} for n in range(100)])
+        assert [m["op"] for m in client.heard()] == ["subscribed"] * 100
+        assert client.asks(op="ping")["code"] == Code.TOO_MANY
+        world.edge.wheel.advance(6)
+        assert client.asks(op="ping")["code"] == Code.TOO_MANY
+        world.edge.wheel.advance(8)
+        assert client.asks(op="ping")["op"] == "pong"
+
+
+async def test_one_users_connections_are_counted_until_they_end() -> None:
+    async with World(but(limits=Limits(user_connections=2))) as world:
+        token = world.token()
+        first, _second = world.client(token), world.client(token)
+        third = world.arrival()
+        third.session.identify(token)
+        assert [m["op"] for m in third.heard()] == ["goodbye"]
+        assert third.closed == (4503, "limit reached: a user's connections, at most 2")
+        assert world.counters.refusals == {"user": 1}
+        world.client(world.token("bob"))
+        world.client()
+        first.session.end()
+        first.session.end()
+        world.client(token)
+        fifth = world.arrival()
+        fifth.session.identify(token)
+        assert fifth.closed is not None
 
 
 async def test_a_broker_that_does_not_answer_is_not_the_clients_fault(slow: World) -> None:

@@ -20,6 +20,7 @@ from clarion_server import (
     brokers,
     codes,
     controls,
+    descriptors,
     http_api,
     inboxes,
     pipelines,
@@ -118,7 +119,7 @@ class Worker:
         )
         self.control = controls.make(config, duty=duty, broker=self.broker, tasks=self.tasks)
         self.fleet = Fleet(duty, self.control or Nobody())
-        self.lag = Lag(clock=_clock)
+        self.lag = Lag(clock=_clock, options=config.admission)
         self.garbage = Garbage(owned=self._owned, clock=_clock)
         self.edge = Edge(
             config=config,
@@ -135,8 +136,10 @@ class Worker:
             now=time.time,
             readiness=self.readiness,
             presence=self.presence,
+            overloaded=self.lag.refuses,
         )
         metrics = Metrics(
+            edge=self.edge,
             counters=self.counters,
             hub=self.hub,
             broker=self.broker,
@@ -167,9 +170,8 @@ class Worker:
 
     def _owned(self) -> int:
         """About how many blocks of memory the server's own objects take; see `Garbage`."""
-        connections = sum(self.counters.connections.values())
         return (
-            connections * _CONNECTION_BLOCKS
+            self.edge.connected * _CONNECTION_BLOCKS
             + self.hub.subscriptions * _SUBSCRIPTION_BLOCKS
             + (self.presence.members * _MEMBER_BLOCKS if self.presence else 0)
             + brokers.held_bytes(self.broker) // _BROKER_BLOCK_BYTES
@@ -179,6 +181,8 @@ class Worker:
         """Reasons why this worker should get no new clients; none when it may."""
         reasons = ["draining"] if self._draining else []
         reasons += self.lag.reasons(_clock())
+        if self.edge.connected >= self.edge.most:
+            reasons.append(f"has as many clients as it takes, {self.edge.most}")
         return reasons + brokers.not_ready(self.broker, self.config)
 
     def readiness(self) -> Readiness:
@@ -195,6 +199,7 @@ class Worker:
 
     async def _start(self) -> None:
         config, stack, inherited = self.config, self._stack, self._inherited
+        self._check_descriptors()
         public = inherited.public if inherited else listen(config.host, config.port)
         stack.callback(public.close)
         private = inherited.private if inherited else listen(config.api_host, config.api_port)
@@ -236,6 +241,13 @@ class Worker:
         self.garbage.install()
         stack.callback(self.garbage.remove)
 
+    def _check_descriptors(self) -> None:
+        wanted = self.config.limits.connections
+        possible = descriptors.shares(descriptors.limit()).connected
+        if wanted > possible:
+            text = "limits.connections is %d, but open files allow for %d: raise `ulimit -n`"
+            log.warning(text, wanted, possible)
+
     async def _serve_api(self, sock: socket.socket) -> None:
         application = http_api.build(
             config=self.config,
@@ -271,7 +283,9 @@ class Worker:
             BACKLOG,
             refused=self._note_refusal,
             share=self.seat.share(CLIENTS),
+            most=descriptors.shares(descriptors.limit()).accepted,
         )
+        self._stack.callback(self.edge.porter.close)
         self._doors.append(server)
         self._stack.push_async_callback(server.close)
         self._stack.push_async_callback(self._end_clients)
@@ -285,6 +299,7 @@ class Worker:
 
     def _note_refusal(self) -> None:
         self.counters.handshakes["unknown", "no_descriptors"] += 1
+        self.counters.refusals["descriptors"] += 1
 
     async def _run_wheel(self) -> None:
         loop = asyncio.get_running_loop()
@@ -299,6 +314,7 @@ class Worker:
             if self.wheel.now >= housekeeping:
                 housekeeping = self.wheel.now + _HOUSEKEEPING_TICKS
                 brokers.sweep(self.broker)
+                self.edge.command_rate.sweep(self.wheel.now)
 
     def _beat(self) -> None:
         self.seat.beat(time.monotonic(), self.not_ready())
@@ -324,7 +340,7 @@ class Worker:
         self.edge.when_empty = gone.set
         for peer in list(self.directory.peers()):
             peer.finish(codes.DRAINING)
-        if sum(self.counters.connections.values()):
+        if self.edge.connected:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.config.keepalive.close_s + _DRAIN_SECONDS):
                     await gone.wait()

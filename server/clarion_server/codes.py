@@ -47,6 +47,11 @@ DISCONNECTED = Close(4502, "disconnected by the backend")
 LIMIT_REACHED = Close(4503, "limit reached")
 
 
+def limit_reached(what: str) -> Close:
+    """Closes a client for a limit. what: which one, for people."""
+    return Close(LIMIT_REACHED.code, f"{LIMIT_REACHED.reason}: {what}")
+
+
 def come_back(code: int) -> bool:
     """Whether a client that was closed with `code` should reconnect."""
     return not (4500 <= code <= 4999 or code in (1002, 1003, 1007, 1008, 1009))

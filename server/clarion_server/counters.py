@@ -26,6 +26,7 @@ class Counters:
         "bytes_in",
         "closes",
         "commands",
+        "commands_limited",
         "compress_seconds",
         "compressed",
         "compressed_bytes",
@@ -37,6 +38,7 @@ class Counters:
         "handshakes",
         "messages_in",
         "publications",
+        "refusals",
         "replayed",
         "resumes",
         "too_slow",
@@ -70,6 +72,10 @@ class Counters:
         """`error` answers to clients by code."""
         self.commands: Counter[str] = Counter()
         """Commands from clients by op."""
+        self.commands_limited = 0
+        """Those that were refused because the client sent too many."""
+        self.refusals: Counter[str] = Counter()
+        """Newcomers that were sent away, by reason: see `admission_metrics`."""
         self.publications: Counter[str] = Counter()
         """Accepted publications by source: `api` or `client`."""
         self.messages_in = 0

@@ -18,12 +18,14 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from clarion_server.board import CLIENTS, Share, alone
+from clarion_server.descriptors import MOST
 
 log = logging.getLogger(__name__)
 
-ACCEPTS = 512
-"""Connections accepted in one turn: 8 ms. More than are served in one, so that a storm waits here
-and not in the kernel's backlog: what does not fit there is dropped, to come back a second later."""
+ACCEPTS, ACCEPT_SECONDS = 512, 0.005
+"""Connections accepted in one turn at most, and how long that may take; then everybody else has
+their turn. It is more than shake hands in one, so that a storm waits here and not in the kernel's
+backlog: what does not fit there is dropped, to come back a second later."""
 
 COURTESY_SECONDS = 0.005
 """How long a worker waits when another should go first: longer than a loop's turn takes under
@@ -41,6 +43,7 @@ class Door:
     sock: listening and non-blocking; stays the caller's.
     take: gets each new connection, non-blocking, for its own.
     count: connections of this door that the worker has.
+    most: of these, so that descriptors are left for everything else.
     refused: called when a connection was closed for want of descriptors.
     share: of these connections; without one, all of them.
     """
@@ -53,7 +56,9 @@ class Door:
         count: Callable[[], int],
         refused: Callable[[], object],
         share: Share | None = None,
+        most: int = MOST,
     ) -> None:
+        self._most = most
         self._loop = asyncio.get_running_loop()
         self._sock = sock
         self._take = take
@@ -93,7 +98,11 @@ class Door:
         self._accept_some()
 
     def _accept_some(self) -> None:
+        until = time.monotonic() + ACCEPT_SECONDS
         for _ in range(ACCEPTS):
+            if self._count() >= self._most:
+                self._turn_away()
+                break
             try:
                 sock, _address = self._sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -105,6 +114,8 @@ class Door:
                 break
             sock.setblocking(False)
             self._take(sock)
+            if time.monotonic() > until:
+                break
         self.note()
 
     def _wait(self, seconds: float, then: Callable[[], None]) -> None:

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable
 from typing import NoReturn
 
+from clarion_server.options import Admission
 from clarion_server.timing import Histogram, Worst
 
 INTERVAL_SECONDS = 0.05
@@ -21,12 +22,28 @@ notice, 50 ms and more, are all seen."""
 BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Of the histogram, seconds. libuv's timers have a grain of 1 ms, so nothing finer is there."""
 
-OVERLOADED_SECONDS = 0.5
-"""The lateness at which a worker is no use to new clients: half of what a person waits for."""
 
-OVERLOADED_FOR_SECONDS = 5.0
-"""How long it must last without a break before readiness says so. A burst of reconnects passes
-sooner; taking a worker out for one would move the burst to its neighbours."""
+class TooLate:
+    """Whether the loop is late by more than `seconds`, and has been `lasting` seconds long without
+    a break: one stop is no reason to send people away."""
+
+    def __init__(self, seconds: float, lasting: float) -> None:
+        self.seconds = seconds
+        self._lasting = lasting
+        self._since: float | None = None
+
+    def note(self, now: float, late: float) -> None:
+        if late <= self.seconds:
+            self._since = None
+        elif self._since is None:
+            # Late already at the moment it was due.
+            self._since = now - late
+
+    def lasts(self, now: float) -> float:
+        """For how many seconds it has been so; 0 when it is not, or not for long enough."""
+        if self._since is None or now - self._since < self._lasting:
+            return 0.0
+        return now - self._since
 
 
 class Lag:
@@ -34,11 +51,14 @@ class Lag:
 
     clock: seconds, monotonic. Not the loop's own: uvloop reads that once a turn, before the
         callbacks whose time is to be measured.
+    options: from when on newcomers are refused, and from when on readiness says no.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], options: Admission | None = None) -> None:
+        options = options or Admission()
         self._clock = clock
-        self._late_since: float | None = None
+        self._refusing = TooLate(options.lag_s, options.lag_for_s)
+        self._unready = TooLate(options.unready_lag_s, options.unready_lag_for_s)
         self._recent = Worst()
         self.histogram = Histogram(BOUNDS)
 
@@ -56,11 +76,8 @@ class Lag:
         late = max(late, 0.0)
         self.histogram.add(late)
         self._recent.add(now, late)
-        if late <= OVERLOADED_SECONDS:
-            self._late_since = None
-        elif self._late_since is None:
-            # Late already at the moment it was due.
-            self._late_since = now - late
+        self._refusing.note(now, late)
+        self._unready.note(now, late)
 
     def worst(self, now: float) -> float:
         """The longest lateness of about the last minute, seconds."""
@@ -68,9 +85,14 @@ class Lag:
 
     def reasons(self, now: float) -> list[str]:
         """Why the worker should get no new clients; empty when it may."""
-        since = self._late_since
-        if since is None or now - since < OVERLOADED_FOR_SECONDS:
+        lasts = self._unready.lasts(now)
+        if not lasts:
             return []
         return [
-            f"the event loop is late by more than {OVERLOADED_SECONDS:g} s for {now - since:.0f} s"
+            f"the event loop is late by more than {self._unready.seconds:g} s for {lasts:.0f} s"
         ]
+
+    def refuses(self) -> bool:
+        """Whether newcomers are refused, which comes before readiness says so: balancers ask
+        seldom, and who is connected suffers at once."""
+        return self._refusing.lasts(self._clock()) > 0

@@ -11,6 +11,7 @@ from contextlib import suppress
 
 import uvloop
 
+from clarion_server import descriptors
 from clarion_server.app import Worker, ending_seconds
 from clarion_server.auth.keys import KeysError
 from clarion_server.greeting import greeting
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 def serve(config: Config) -> int:
     """Runs a server until SIGINT or SIGTERM; returns the exit code."""
     _log(config)
+    descriptors.raise_limit()
     if config.workers == 1:
         return uvloop.run(_alone(config))
     supervisor = Supervisor(

@@ -4,7 +4,9 @@
     GET /sse     becomes an event stream    GET /readyz  200, or 503 with the reasons
     GET /echo    development only: conformance tests of RFC 6455
 
-A connection has `limits.handshake_s` for its request's head and may send `limits.head_bytes`.
+A connection has `limits.handshake_s` for its request's head and may send `limits.head_bytes`. A
+complete request for /ws or /sse goes to the porter, who says when it is its turn, or that it is
+refused; the rest, which costs little, is answered at once, also when the server is full.
 Whatever is refused gets an HTTP answer and a moment to read it. What a web page must be able to
 tell apart (a token that is not accepted) is not refused here but after the WebSocket is open,
 because a browser shows a page nothing of a refused handshake.
@@ -13,6 +15,7 @@ because a browser shows a page nothing of a refused handshake.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import socket
 from collections.abc import Iterable
@@ -21,12 +24,15 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from clarion_server import codes
+from clarion_server import codes, proxy_header
+from clarion_server.addresses import Address, plain
 from clarion_server.auth import ANONYMOUS, Identity, KeyUnknown, TokenRefused
 from clarion_server.codes import Code
 from clarion_server.edge import Edge
 from clarion_server.handshake import END, Accepted, Refusal, Request, parse, response, upgrade
 from clarion_server.peer import Peer
+from clarion_server.porter import REASONS
+from clarion_server.proxy_header import BadHeader
 from clarion_server.sse import EventStream, topics_of
 from clarion_server.websocket import CompressedEcho, CompressedWebSocket, Echo, WebSocket
 from clarion_server.wheel import ABSENT
@@ -42,6 +48,12 @@ UNSENT_BYTES = 128 * 1024
 one that does not read (measured: 4.1 MB each, 0.17 MB with this). It is one joined write of the
 hub's, so that nobody falls behind with one; the send buffer itself is still sized by the kernel, as
 what is on its way over a long and fast line is not meant (server/README.md)."""
+
+_WEBSOCKET, _STREAM, _HEALTH = b"GET /ws", b"GET /sse", (b"GET /livez", b"GET /readyz")
+_DEAR = (_WEBSOCKET, _STREAM)
+_SIGNATURE_BYTES = 12
+_LIMITED_S = "60"
+"""When somebody may try again who has reached a limit that only he can do something about."""
 
 _SSE_HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n"
@@ -82,10 +94,23 @@ def listen(host: str, port: int) -> socket.socket:
 class Arrival(asyncio.Protocol):
     """A connection whose request has not been read yet."""
 
-    __slots__ = ("_bodiless", "_done", "_edge", "_head", "_transport", "bucket")
+    __slots__ = (
+        "_address",
+        "_bodiless",
+        "_done",
+        "_edge",
+        "_head",
+        "_proxied",
+        "_rest",
+        "_transport",
+        "bucket",
+    )
 
     def __init__(self, edge: Edge) -> None:
         self._edge = edge
+        self._address: Address | None = None  # once a proxy has said it, or somebody has asked
+        self._proxied: bool | None = None  # None: a PROXY header must come first; False: it did not
+        self._rest: bytes | None = None  # what came behind the request, once it is with the porter
         self._transport: asyncio.Transport | None = None
         self._head: bytes | bytearray = b""
         self._done = False
@@ -95,10 +120,14 @@ class Arrival(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have the methods but not the base class.
         self._transport = cast(asyncio.Transport, transport)
-        self._edge.wheel.add(self, self._edge.handshake_ticks)
+        edge = self._edge
+        edge.wheel.add(self, edge.handshake_ticks)
+        if not edge.config.proxy_protocol or not edge.proxies.trusts(self._neighbour()):
+            self._proxied = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._edge.wheel.remove(self)
+        self._edge.porter.vanish(self)
         self._transport = None  # which refers to us; see `Peer.connection_lost`
         if not self._done:
             self._edge.counters.handshakes["unknown", "abandoned"] += 1
@@ -106,6 +135,7 @@ class Arrival(asyncio.Protocol):
     def abort(self) -> None:
         """Ends the connection at once."""
         self._done = True
+        self._edge.porter.vanish(self)
         if self._transport is not None:
             self._transport.abort()
 
@@ -115,12 +145,23 @@ class Arrival(asyncio.Protocol):
         if self._done:
             self._transport.abort()
             return 0
+        if self._rest is not None:
+            return self._edge.handshake_ticks  # its time is the porter's
         self._refuse("unknown", Refusal(408, Code.BAD_REQUEST, "no request arrived in time"))
         return 0
 
     def data_received(self, data: bytes) -> None:
         if self._done:
             return  # what follows a request that was refused is not read for its meaning
+        if self._rest is not None:
+            self._rest += data
+            if len(self._rest) > self._edge.config.limits.head_bytes:
+                self._transport_or_fail().pause_reading()
+            return
+        if self._proxied is None:
+            data = self._unwrapped(data)
+            if not data:
+                return
         if self._head:
             # Search only where the end can be: heads dripped byte by byte stay cheap.
             head = bytearray(self._head) if isinstance(self._head, bytes) else self._head
@@ -140,7 +181,96 @@ class Arrival(asyncio.Protocol):
             received = bytes(self._head) if self._head else data
             self._head = b""
             end += len(END)
-            self._received(received[:end], received[end:])
+            self._complete(received[:end], received[end:])
+
+    def _transport_or_fail(self) -> asyncio.Transport:
+        assert self._transport is not None
+        return self._transport
+
+    # Where it comes from
+
+    def _neighbour(self) -> Address:
+        """The address at the other end of the connection."""
+        name = self._transport_or_fail().get_extra_info("peername")
+        # 0.0.0.0 is nobody's: a peer that is gone already is trusted with nothing.
+        return plain(ipaddress.ip_address(name[0].partition("%")[0] if name else "0.0.0.0"))
+
+    def _client(self, request: Request) -> Address:
+        """The client's address, as far as it can be believed."""
+        if self._address is None:
+            self._address = self._neighbour()
+        proxies = self._edge.proxies
+        if proxies:
+            return proxies.client(self._address, request.headers.get("x-forwarded-for", ""))
+        return self._address
+
+    def _unwrapped(self, data: bytes) -> bytes:
+        """Reads the PROXY header, and returns what stands behind it."""
+        if self._head:
+            data = bytes(self._head) + data
+            self._head = b""
+        if not proxy_header.is_possible(data[:_SIGNATURE_BYTES]):
+            # A balancer that looks after our health may not send one, and gets nothing else.
+            self._proxied = False
+            return data
+        try:
+            header = proxy_header.read(data)
+        except BadHeader as bad:
+            self._refuse_proxy("proxy_header_malformed", f"a malformed PROXY header: {bad}")
+            return b""
+        if header is None:
+            self._head = data
+            return b""
+        self._proxied = True
+        self._address = header.source
+        return data[header.size :]
+
+    def _refuse_proxy(self, reason: str, message: str) -> None:
+        edge = self._edge
+        edge.counters.refusals[reason] += 1
+        if edge.complaints.take(edge.wheel.now):
+            log.warning("a proxy at %s sent %s", self._neighbour(), message)
+        self._refuse("unknown", Refusal(400, Code.BAD_REQUEST, message))
+
+    # Waiting for its turn
+
+    def _complete(self, head: bytes, rest: bytes) -> None:
+        if self._proxied is False and not head.startswith(_HEALTH):
+            self._refuse_proxy("proxy_header_missing", "no PROXY header, and it is required")
+        elif head.startswith(_DEAR):
+            self._head, self._rest = head, rest
+            self._edge.porter.knock(self)
+        else:
+            self._received(head, rest)
+
+    def let_in(self) -> None:
+        """It is its turn; the porter says so."""
+        head, rest = bytes(self._head), self._rest
+        assert rest is not None
+        self._head, self._rest = b"", None
+        self._transport_or_fail().resume_reading()
+        self._received(head, rest)
+
+    def turn_away(self, reason: str) -> None:
+        """It is refused; the porter says so."""
+        edge = self._edge
+        edge.counters.refusals[reason] += 1
+        retry = (("Retry-After", edge.retry_after()),)
+        refusal = Refusal(503, Code.UNAVAILABLE, REASONS[reason], retry)
+        head = bytes(self._head)
+        self._head, self._rest = b"", None
+        self._transport_or_fail().resume_reading()
+        if head.startswith(_WEBSOCKET):
+            self._refuse("websocket", refusal)
+            return
+        # A page may read when to come back only if its origin is answered.
+        request = parse(head)
+        cors: tuple[tuple[str, str], ...] = ()
+        if isinstance(request, Request):
+            origin = request.headers.get("origin")
+            if edge.origins.allows(origin, request.headers.get("host", "")):
+                cors = _cors(origin)
+        self._refuse("sse", refusal, cors)
 
     def _received(self, head: bytes, rest: bytes) -> None:
         request = parse(head)
@@ -177,6 +307,7 @@ class Arrival(asyncio.Protocol):
             return
         edge.counters.handshakes["websocket", "accepted"] += 1
         transport, key = self._hand_over()
+        full = self._place(request, key)
         echo = request.path == "/echo"
         peer: WebSocket
         if answer.window:
@@ -185,8 +316,24 @@ class Arrival(asyncio.Protocol):
         else:
             peer = (Echo if echo else WebSocket)(edge, transport, key)
         transport.set_protocol(peer)
+        if full:
+            # On an open WebSocket: a page sees nothing of a refused handshake.
+            peer.decline(answer.head, codes.limit_reached(full), rest)
+            return
         peer.begin(answer.head, token_of(request), rest)
         self._send_on(peer)
+
+    def _place(self, request: Request, key: int) -> str:
+        """Takes a place for the client's address; returns why there is none, or ""."""
+        edge = self._edge
+        if not edge.census.asks_addresses:
+            return ""
+        address = self._client(request)
+        full = edge.census.enter(key, address)
+        if full:
+            edge.counters.refusals["address"] += 1
+            log.debug("%s is refused: %s", address, full)
+        return full
 
     def _sse(self, request: Request) -> None:
         edge = self._edge
@@ -217,6 +364,15 @@ class Arrival(asyncio.Protocol):
                 message = f"this client may not subscribe to {name}"
                 self._refuse("sse", Refusal(403, Code.FORBIDDEN, message, topic=name), cors)
                 return
+        full = self._place(request, self._key())
+        if not full and (full := edge.census.join(identity.user)):
+            edge.counters.refusals["user"] += 1
+            edge.census.leave(self._key())
+        if full:
+            retry = (("Retry-After", _LIMITED_S),)
+            message = codes.limit_reached(full).reason
+            self._refuse("sse", Refusal(429, Code.TOO_MANY, message, retry), cors)
+            return
         edge.counters.handshakes["sse", "accepted"] += 1
         transport, key = self._hand_over()
         stream = EventStream(edge, transport, key, identity)
@@ -265,11 +421,14 @@ class Arrival(asyncio.Protocol):
 
     def _hand_over(self) -> tuple[asyncio.Transport, int]:
         """Gives the connection away: its transport and file descriptor."""
-        transport = self._transport
-        assert transport is not None
         self._done = True
         self._edge.wheel.remove(self)
-        return transport, transport.get_extra_info("socket").fileno()
+        return self._transport_or_fail(), self._key()
+
+    def _key(self) -> int:
+        """The number of the socket."""
+        number: int = self._transport_or_fail().get_extra_info("socket").fileno()
+        return number
 
     # Ending
 
@@ -285,7 +444,8 @@ class Arrival(asyncio.Protocol):
         transport = self._transport
         assert transport is not None
         self._done = True
-        self._head = b""
+        self._head, self._rest = b"", None
+        self._edge.porter.vanish(self)
         self._edge.counters.handshakes[kind, str(status)] += 1
         if self._bodiless:  # RFC 9110, section 9.3.2
             answer = answer[: answer.index(END) + len(END)]

@@ -23,10 +23,12 @@ from clarion_fanout.hub import Hub
 from clarion_fanout.presence import Presence
 from clarion_fanout.redis_inboxes import Inboxes
 from clarion_server import __version__, codes
+from clarion_server.admission_metrics import admission_metrics
 from clarion_server.broker_metrics import PREFIX, broker_metrics
 from clarion_server.brokers import AnyBroker
 from clarion_server.compression_metrics import compression_metrics
 from clarion_server.counters import Counters
+from clarion_server.edge import Edge
 from clarion_server.fleet import Fleet
 from clarion_server.fleet_metrics import fleet_metrics
 from clarion_server.garbage import Garbage
@@ -72,6 +74,7 @@ class Metrics:
         presence: Presence | None = None,
         inboxes: Inboxes | None = None,
         publishing: Publishing | None = None,
+        edge: Edge | None = None,
     ) -> None:
         self._counters = counters
         self._hub = hub
@@ -84,6 +87,7 @@ class Metrics:
         self._presence = presence
         self._inboxes = inboxes
         self._publishing = publishing
+        self._edge = edge
 
     async def collected(self) -> list[Metric]:
         """All of them, as of now."""
@@ -92,6 +96,8 @@ class Metrics:
 
     def _all(self) -> Iterator[Metric]:
         yield from self._connections()
+        if self._edge is not None:
+            yield from admission_metrics(self._edge)
         yield from self._publications()
         yield from window_metrics(self._counters)
         yield from compression_metrics(self._counters)

@@ -313,6 +313,58 @@ class Limits(Section, frozen=True, kw_only=True):
             most=1_000_000,
         ),
     ] = 100
+    commands_per_s: Annotated[
+        float,
+        option(
+            "commands of one connection that are taken for good; 0: as many as come",
+            "More than anybody types or a game sends, and 0.3 % of a core.",
+            unit="commands/s",
+            least=0,
+            most=1_000_000,
+        ),
+    ] = 100
+    command_burst: Annotated[
+        int,
+        option(
+            "commands of one connection that are taken at once, after a quiet time",
+            "A client that subscribes to `subscriptions` topics one by one does so unhindered.",
+            unit="commands",
+            least=1,
+            most=1_000_000,
+        ),
+    ] = 1000
+    connections: Annotated[
+        int,
+        option(
+            "clients that a worker lets in; 0: as many as its open files allow, less what it keeps"
+            " for Redis, backends and logs",
+            "The operator sets the open files (`ulimit -n`); a bound of our own would be a guess"
+            " about memory.",
+            unit="connections",
+            least=0,
+            most=1_000_000,
+        ),
+    ] = 0
+    user_connections: Annotated[
+        int,
+        option(
+            "connections that one user may have to a worker; 0: any number",
+            "How many are normal only the operator knows, and counting costs memory for each user.",
+            unit="connections",
+            least=0,
+            most=1_000_000,
+        ),
+    ] = 0
+    address_connections: Annotated[
+        int,
+        option(
+            "connections that one address may have to a worker, of IPv6 one /64; 0: any number",
+            "Thousands share an address, behind a balancer (see `proxies`) or a carrier's NAT.",
+            unit="connections",
+            least=0,
+            most=1_000_000,
+        ),
+    ] = 0
     fragments: Annotated[
         int,
         option(
@@ -356,6 +408,95 @@ class Keepalive(Section, frozen=True, kw_only=True):
             "A few round trips on the slowest network; then the connection is reset.",
             unit="s",
             least=0.01,
+            most=300,
+        ),
+    ] = 5
+
+
+class Admission(Section, frozen=True, kw_only=True):
+    """`[admission]`: how many newcomers a worker lets in, and when it lets in nobody.
+
+    Who is connected never pays for who arrives. Everything is for one worker.
+    """
+
+    handshakes_per_s: Annotated[
+        float,
+        option(
+            "handshakes that are done for good; 0: as many as there is time for."
+            " Those who are sent away come back at half this rate",
+            "A third of a core: the rest is for those who are connected.",
+            unit="handshakes/s",
+            least=0,
+            most=1_000_000,
+        ),
+    ] = 5000
+    handshake_burst: Annotated[
+        int,
+        option(
+            "handshakes that are done at once, after a quiet time",
+            "All clients of a neighbour that went down, as fast as they can be received.",
+            unit="handshakes",
+            least=1,
+            most=1_000_000,
+        ),
+    ] = 15_000
+    queue: Annotated[
+        int,
+        option(
+            "newcomers that may wait for their handshake; more are refused",
+            "The burst and as many again would wait for three seconds; a kilobyte each.",
+            unit="newcomers",
+            least=0,
+            most=1_000_000,
+        ),
+    ] = 15_000
+    queue_s: Annotated[
+        float,
+        option(
+            "how long a newcomer may wait for its handshake before it is refused",
+            "Half of `limits.handshake_s`, and of what client libraries wait for.",
+            unit="s",
+            least=0.01,
+            most=60,
+        ),
+    ] = 5
+    lag_s: Annotated[
+        float,
+        option(
+            "how late the event loop may be before newcomers are refused",
+            "Ten times what a storm of handshakes makes it, and just what people notice.",
+            unit="s",
+            least=0.01,
+            most=60,
+        ),
+    ] = 0.25
+    lag_for_s: Annotated[
+        float,
+        option(
+            "how long it must be late without a break before newcomers are refused",
+            "Longer than one stop, shorter than anybody's patience.",
+            unit="s",
+            least=0,
+            most=60,
+        ),
+    ] = 1
+    unready_lag_s: Annotated[
+        float,
+        option(
+            "how late the event loop may be before /readyz says no",
+            "Half of what a person waits for.",
+            unit="s",
+            least=0.01,
+            most=60,
+        ),
+    ] = 0.5
+    unready_lag_for_s: Annotated[
+        float,
+        option(
+            "how long it must be late without a break before /readyz says no",
+            "A burst passes sooner; taking a server out for one would move it to its neighbours.",
+            unit="s",
+            least=0,
             most=300,
         ),
     ] = 5
@@ -814,6 +955,22 @@ class Config(Section, frozen=True, kw_only=True):
             "The product's name, until two installations share a Redis.",
         ),
     ] = "clarion"
+    proxies: Annotated[
+        tuple[str, ...],
+        option(
+            'networks of the proxies and balancers before this server, such as "10.0.0.0/8": what'
+            " they say of a client's address, in `X-Forwarded-For` or a PROXY header, is believed",
+            "Nobody's: anyone could claim to be somebody else.",
+        ),
+    ] = ()
+    proxy_protocol: Annotated[
+        bool,
+        option(
+            "whether connections from `proxies` begin with a PROXY header, version 1 or 2, and are"
+            " refused without one; only /livez and /readyz do without",
+            "A balancer has to be told to send it.",
+        ),
+    ] = False
     origins: Annotated[
         tuple[str, ...],
         option(
@@ -849,6 +1006,7 @@ class Config(Section, frozen=True, kw_only=True):
     ] = False
     auth: AuthOptions = msgspec.field(default_factory=AuthOptions)
     limits: Limits = msgspec.field(default_factory=Limits)
+    admission: Admission = msgspec.field(default_factory=Admission)
     keepalive: Keepalive = msgspec.field(default_factory=Keepalive)
     window: WindowOptions = msgspec.field(default_factory=WindowOptions)
     history: HistoryLimits = msgspec.field(default_factory=HistoryLimits)

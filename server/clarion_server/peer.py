@@ -27,7 +27,7 @@ from clarion_fanout.hub import Form, Topic
 from clarion_fanout.publication import Position, Publication
 from clarion_server import codes, protocol
 from clarion_server.codes import Close
-from clarion_server.edge import Edge, retry_ms
+from clarion_server.edge import Edge
 from clarion_server.outlet import FAILED, unsent, write
 from clarion_server.session import Session
 from clarion_server.wheel import ABSENT, TICK_SECONDS, ticks
@@ -316,7 +316,7 @@ class Peer(asyncio.Protocol):
         goodbye = protocol.Goodbye(
             code=close.code,
             reason=close.reason,
-            retry_ms=UNSET if (retry := retry_ms(close)) is None else retry,
+            retry_ms=UNSET if (retry := self.edge.retry_ms(close)) is None else retry,
         )
         self.end(self.encode_answer(goodbye) + self.encode_end(close))
 

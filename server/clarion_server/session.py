@@ -43,6 +43,7 @@ MAX_HISTORY_PAGE = 1000
 MAX_HISTORY_BYTES = 1024 * 1024
 """Data in one `history` answer, so that the answer stays a message that clients accept."""
 
+_TOO_MANY_ERRORS = Close(codes.BAD_REQUEST.code, "too many errors")
 _ALREADY_CONNECTED = "already connected; `refresh` renews"
 
 
@@ -152,6 +153,10 @@ class Session:
             self._refuse(refused)
 
     def _welcome(self, identity: Identity, id: Id | UnsetType) -> None:
+        if full := self._edge.census.join(identity.user):
+            self._edge.counters.refusals["user"] += 1
+            self._client.finish(codes.limit_reached(full))
+            return
         self.identity = identity
         self._answer(
             protocol.Welcome(
@@ -199,7 +204,15 @@ class Session:
         except protocol.BadCommand as bad:
             self._fail(bad.id, Code.UNKNOWN_OP if bad.unknown_op else Code.BAD_REQUEST, str(bad))
             return
-        self._edge.counters.commands[str(command.__struct_config__.tag)] += 1
+        edge = self._edge
+        edge.counters.commands[str(command.__struct_config__.tag)] += 1
+        topics = isinstance(command, protocol.Subscribe) and command.topics
+        wait = edge.command_rate.take(
+            self._client.key, edge.wheel.now, len(topics) if topics else 0
+        )
+        if wait:
+            self._too_many(command.id, wait)
+            return
         if isinstance(command, protocol.Ping):
             self._answer(protocol.Pong(id=command.id))
         elif isinstance(command, protocol.Connect):
@@ -235,7 +248,7 @@ class Session:
         topic: str | UnsetType = UNSET,
         retry_ms: int | UnsetType = UNSET,
     ) -> None:
-        """Answers that a command failed through no fault of the client."""
+        """Answers that a command failed, without holding it against the client."""
         self._edge.counters.errors[code] += 1
         self._answer(
             protocol.Failure(id=id, code=code, topic=topic, message=message, retry_ms=retry_ms)
@@ -246,14 +259,31 @@ class Session:
     ) -> None:
         """Answers that a command was wrong; a client that goes on like that is closed."""
         self._error(id, code, message, topic)
+        self._blame()
+
+    def _blame(self, close: Close = _TOO_MANY_ERRORS) -> None:
+        """Holds a command against the client, once, however much was wrong with it."""
         self._errors += 1
         if self._errors >= self._edge.config.limits.errors and not self.over:
-            self._client.finish(Close(codes.BAD_REQUEST.code, "too many errors"))
+            self._client.finish(close)
+
+    def _too_many(self, id: Id | UnsetType, retry_ms: int) -> None:
+        """Answers that commands come too fast. Who goes on all the same is closed."""
+        self._edge.counters.commands_limited += 1
+        limit = self._edge.config.limits.commands_per_s
+        message = f"more than {limit:g} commands a second"
+        self._error(id, Code.TOO_MANY, message, retry_ms=retry_ms)
+        self._blame(codes.limit_reached(message))
 
     def _bad_topic(self, topic: str, id: Id | UnsetType) -> None:
+        self._reject_topic(topic, id)
+        self._blame()
+
+    def _reject_topic(self, topic: str, id: Id | UnsetType) -> None:
+        """Answers that a topic is none, without holding it against the client."""
         # Named, for those who asked for many at once, unless it is too long to be repeated.
         named = topic if len(topic) <= MAX_TOPIC_BYTES else UNSET
-        self._fail(id, Code.BAD_TOPIC, why_not_a_topic(topic), named)
+        self._error(id, Code.BAD_TOPIC, why_not_a_topic(topic), named)
 
     def _start(self, work: Coroutine[object, object, None], name: str) -> None:
         self._in_flight += 1
@@ -286,12 +316,17 @@ class Session:
         if (command.topic is None) == (command.topics is None):
             self._fail(command.id, Code.BAD_REQUEST, "subscribe: give `topic` or `topics`")
         elif command.topics is not None:
+            right = True
             for wish in command.topics:
                 if self.over:
                     return
-                self.subscribe(wish.topic, wish.since, wish.last, command.id)
-        elif command.topic is not None:
-            self.subscribe(command.topic, command.since, command.last, command.id)
+                right &= self.subscribe(wish.topic, wish.since, wish.last, command.id)
+            if not right:
+                self._blame()
+        elif command.topic is not None and not self.subscribe(
+            command.topic, command.since, command.last, command.id
+        ):
+            self._blame()
 
     def subscribe(
         self,
@@ -299,10 +334,12 @@ class Session:
         since: protocol.Since | None = None,
         last: int = 0,
         id: Id | UnsetType = UNSET,
-    ) -> None:
-        """Subscribes the client to `topic`, from a position, or the newest `last` first."""
-        if self._may_subscribe(topic, id):
-            self.join(topic, since, last, id)
+    ) -> bool:
+        """Subscribes the client to `topic`, from a position, or the newest `last` first.
+
+        Returns False, and has answered an error, if that is a mistake of the client's.
+        """
+        return self._may_subscribe(topic, id) and self.join(topic, since, last, id)
 
     def has(self, topic: str) -> bool:
         """Whether the client is subscribed to `topic`, or about to be."""
@@ -316,21 +353,21 @@ class Session:
         since: protocol.Since | None = None,
         last: int = 0,
         id: Id | UnsetType = UNSET,
-    ) -> None:
+    ) -> bool:
         """`subscribe` without the question whether the client may: the backend says so."""
         edge = self._edge
         if since is not None and last:
-            self._fail(id, Code.BAD_REQUEST, "give `since` or `last`, not both", topic)
-            return
+            self._error(id, Code.BAD_REQUEST, "give `since` or `last`, not both", topic)
+            return False
         if self.has(topic):
-            self._fail(id, Code.ALREADY_SUBSCRIBED, "already subscribed", topic)
-            return
+            self._error(id, Code.ALREADY_SUBSCRIBED, "already subscribed", topic)
+            return False
         joining = 0 if self._joining is None else len(self._joining)
         if len(self._client.topics) + joining >= edge.config.limits.subscriptions:
             limit = edge.config.limits.subscriptions
             # Not held against the client: a list that is too long is one mistake, not hundreds.
             self._error(id, Code.TOO_MANY, f"a connection has at most {limit} topics", topic)
-            return
+            return True
         if since is not None:
             want = Want(since=since.position)
         elif last:
@@ -350,6 +387,7 @@ class Session:
                 self._joining = {}
             self._joining[topic] = Joining(hold, id)
             self._start(self._join_later(topic, want, hold, id), "subscribe")
+        return True
 
     async def _join_later(self, topic: str, want: Want, hold: Hold, id: Id | UnsetType) -> None:
         broker = self._edge.broker
@@ -414,11 +452,12 @@ class Session:
         self._client.replay(missed)
 
     def _may_subscribe(self, topic: str, id: Id | UnsetType) -> bool:
+        """Whether the client may; if not, it has been told, and nothing was held against it."""
         if not is_topic(topic):
-            self._bad_topic(topic, id)
+            self._reject_topic(topic, id)
             return False
         if self.identity is None or not self._edge.permissions.may_subscribe(self.identity, topic):
-            self._fail(id, Code.FORBIDDEN, "this client may not subscribe to the topic", topic)
+            self._error(id, Code.FORBIDDEN, "this client may not subscribe to the topic", topic)
             return False
         return True
 
@@ -494,6 +533,7 @@ class Session:
     def _history_command(self, command: protocol.History) -> None:
         topic, id = command.topic, command.id
         if not self._may_subscribe(topic, id):
+            self._blame()
             return
         if not self._edge.config.namespace(topic).history_size:
             self._fail(id, Code.NO_HISTORY, "the topic's namespace keeps no history", topic)
@@ -565,6 +605,7 @@ class Session:
     def _presence_command(self, command: protocol.Presence) -> None:
         topic, id = command.topic, command.id
         if not self._may_subscribe(topic, id):
+            self._blame()
             return
         presence = self._keeper(topic)
         if presence is None:
@@ -632,6 +673,11 @@ class Session:
             return
         self.over = True
         self._backlog = None
+        edge, key = self._edge, self._client.key
+        edge.command_rate.forget(key)
+        edge.census.leave(key)
+        if self.identity is not None:
+            edge.census.part(self.identity.user)
         for joining in (self._joining or {}).values():
             self._edge.hub.release(joining.hold)
         self._joining = None

@@ -1,12 +1,14 @@
-"""Transports for many connections: one epoll descriptor, and little for each socket.
+"""Transports for many connections: two epoll descriptors, and little for each socket.
 
 An asyncio transport of uvloop costs 1.3 KB, and libuv accepts and reads as long as there is
 something: when 15,000 clients connect at once, everything else on the loop waited for a second
 (measured). Here each socket is its descriptor and one small object, and everything is done in
 turns: so many accepts, so many reads, then the loop may look after the others.
 
-The loop watches the epoll descriptor, which is readable when any client's socket is ready. The
-protocols above do not see a difference: `SocketTransport` is an asyncio transport as far as they
+The loop watches an epoll descriptor, which is readable when any client's socket is ready. There are
+two: connections begin in the lobby, and leave it when they get another protocol, which is when a
+client is let in. Both have their turn, so that nobody who is in waits behind thousands who come.
+The protocols above see no difference: `SocketTransport` is an asyncio transport as far as they
 use one. Where there is no epoll (macOS), `serve` falls back on the loop's own transports.
 Whose turn it is to accept, where several processes wait, is for `door.py` to say.
 
@@ -29,6 +31,7 @@ from contextlib import suppress
 from typing import Any
 
 from clarion_server.board import Share
+from clarion_server.descriptors import MOST
 from clarion_server.door import Door
 
 log = logging.getLogger(__name__)
@@ -67,7 +70,10 @@ class SocketTransport(asyncio.Transport):
     # What asyncio asks of a transport
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """`socket`: this object, which has `fileno` and `setsockopt`."""
+        """`socket`: this object, which has `fileno` and `setsockopt`; `peername`: the address that
+        it is connected to, as `socket.getpeername` has it."""
+        if name == "peername":
+            return self._peername() or default
         return self if name == "socket" else default
 
     def fileno(self) -> int:
@@ -83,6 +89,7 @@ class SocketTransport(asyncio.Transport):
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         assert isinstance(protocol, asyncio.Protocol)
         self._protocol = protocol
+        self._poller.let_in(self._fd, self._events)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         return self._protocol
@@ -211,6 +218,15 @@ class SocketTransport(asyncio.Transport):
             self._events = events
             self._poller.watch(self._fd, events)
 
+    def _peername(self) -> Any:
+        sock = socket.socket(self._poller.family, socket.SOCK_STREAM, 0, self._fd)
+        try:
+            return sock.getpeername()
+        except OSError:
+            return None  # it is gone already
+        finally:
+            sock.detach()
+
     def _shutdown(self) -> None:
         sock = socket.socket(self._poller.family, socket.SOCK_STREAM, 0, self._fd)
         try:
@@ -241,6 +257,7 @@ class Poller:
     factory: makes the protocol of each new connection.
     refused: called when a connection was closed for want of descriptors.
     share: of the connections, where other processes accept from the same socket.
+    most: connections, so that descriptors are left for everything else.
     """
 
     def __init__(
@@ -250,15 +267,25 @@ class Poller:
         factory: ProtocolFactory,
         refused: Callable[[], object],
         share: Share | None = None,
+        most: int = MOST,
     ) -> None:
         self.factory = factory
         self.family = sock.family
         self._loop = loop
         self._epoll = select.epoll()
+        self._lobby = select.epoll()
+        self._arriving: set[int] = set()
+        """The sockets in the lobby."""
         self._transports: dict[int, SocketTransport] = {}
-        loop.add_reader(self._epoll.fileno(), self._serve)
+        for epoll in (self._epoll, self._lobby):
+            loop.add_reader(epoll.fileno(), self._serve, epoll)
         self._door = Door(
-            sock, self._take, count=lambda: len(self._transports), refused=refused, share=share
+            sock,
+            self._take,
+            count=lambda: len(self._transports),
+            refused=refused,
+            share=share,
+            most=most,
         )
 
     def stop(self) -> None:
@@ -278,23 +305,35 @@ class Poller:
         done = self._loop.create_future()
         self._loop.call_soon(done.set_result, None)
         await done
-        self._loop.remove_reader(self._epoll.fileno())
-        self._epoll.close()
+        for epoll in (self._epoll, self._lobby):
+            self._loop.remove_reader(epoll.fileno())
+            epoll.close()
 
     def watch(self, fd: int, events: int) -> None:
         """Asks for `events` of a socket from now on."""
-        self._epoll.modify(fd, events)
+        (self._lobby if fd in self._arriving else self._epoll).modify(fd, events)
+
+    def let_in(self, fd: int, events: int) -> None:
+        """From now on a socket is served with those that stay. A second call does nothing."""
+        if fd in self._arriving:
+            self._arriving.remove(fd)
+            self._lobby.unregister(fd)
+            self._epoll.register(fd, events)
 
     def forget(self, transport: SocketTransport, error: Exception | None) -> None:
         """Ends a transport's events and schedules its end. A second call does nothing."""
         fd = transport.fileno()
         if self._transports.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
+            if fd in self._arriving:
+                self._arriving.remove(fd)
+                self._lobby.unregister(fd)
+            else:
+                self._epoll.unregister(fd)
             self._loop.call_soon(transport.lost, error)
 
-    def _serve(self) -> None:
+    def _serve(self, epoll: select.epoll) -> None:
         transports = self._transports
-        for fd, events in self._epoll.poll(0, EVENTS):
+        for fd, events in epoll.poll(0, EVENTS):
             # One may have been ended by another in this very turn.
             transport = transports.get(fd)
             if transport is None:
@@ -309,7 +348,8 @@ class Poller:
         fd = sock.detach()
         transport = SocketTransport(self, fd)
         self._transports[fd] = transport
-        self._epoll.register(fd, _READ)
+        self._arriving.add(fd)
+        self._lobby.register(fd, _READ)
         transport.get_protocol().connection_made(transport)
 
 
@@ -338,9 +378,10 @@ async def serve(
     backlog: int,
     refused: Callable[[], object],
     share: Share | None = None,
+    most: int = MOST,
 ) -> Poller | LoopServer:
     """Serves connections to `sock` until it is closed."""
     loop = asyncio.get_running_loop()
     if hasattr(select, "epoll"):
-        return Poller(loop, sock, factory, refused, share)
+        return Poller(loop, sock, factory, refused, share, most)
     return LoopServer(await loop.create_server(factory, sock=sock, backlog=backlog))

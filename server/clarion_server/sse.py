@@ -12,6 +12,7 @@ each gets bytes of its own.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
 from urllib.parse import parse_qsl
 
@@ -21,7 +22,7 @@ from clarion_fanout.topics import is_topic, why_not_a_topic
 from clarion_server import protocol
 from clarion_server.auth import Identity
 from clarion_server.codes import Close, Code
-from clarion_server.edge import RETRY_MS, Edge
+from clarion_server.edge import Edge
 from clarion_server.forms import EVENT, event, position_id, published
 from clarion_server.handshake import Refusal, Request
 from clarion_server.peer import Peer
@@ -29,6 +30,10 @@ from clarion_server.protocol import Since
 from clarion_server.window import Rule
 
 _HEARTBEAT = b":\n\n"
+
+_RETRY_MS = (1000, 9000)
+"""Between these is the pause after which a browser comes back whose stream broke without a word,
+different for each: when a server is killed, nobody tells its clients when to come."""
 
 _OTHER_FIELDS = 100
 """Fields in a query string beside the topics: `last`, `token`, and what proxies and pages add."""
@@ -92,7 +97,7 @@ class EventStream(Peer):
         self, edge: Edge, transport: asyncio.Transport, key: int, identity: Identity
     ) -> None:
         super().__init__(edge, transport, key)
-        self.session.identity = identity
+        self.session.identity = identity  # `Session.end` gives its place free
         # The position of each topic with history, where the stream has more than one topic.
         self._positions: dict[str, str] | None = None
 
@@ -110,7 +115,7 @@ class EventStream(Peer):
             }
             self.bulk = False
         edge.corked = self
-        edge.cork.append(head + f"retry: {RETRY_MS[1]}\n\n".encode())
+        edge.cork.append(head + f"retry: {random.randint(*_RETRY_MS)}\n\n".encode())
         for topic, since in topics.items():
             if self.session.over:
                 return  # a replay found the client gone; the hub must not get to know it again

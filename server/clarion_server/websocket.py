@@ -81,6 +81,16 @@ class WebSocket(Peer):
         else:
             self.uncork()
 
+    def decline(self, accepted: bytes, close: Close, rest: bytes) -> None:
+        """Answers the handshake only to say why the client may not stay."""
+        edge = self.edge
+        edge.wheel.add(self, edge.close_ticks)
+        edge.corked = self
+        edge.cork.append(accepted)
+        self.finish(close)
+        if rest:
+            self.data_received(rest)
+
     def encode_answer(self, answer: protocol.AnyAnswer) -> bytes:
         return frame(protocol.encode(answer))
 

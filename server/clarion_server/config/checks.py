@@ -136,6 +136,32 @@ def _origins(config: Config) -> Iterator[Conflict]:
             )
 
 
+def _proxies(config: Config) -> Iterator[Conflict]:
+    for network in config.proxies:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            expected = 'an address or a network without bits beyond its mask, "10.0.0.0/8"'
+            yield Conflict(("proxies",), f"{network!r} is not a network: {error}", expected)
+    if config.proxy_protocol and not config.proxies:
+        yield Conflict(
+            ("proxy_protocol", "proxies"),
+            "is on, but there are no proxies that it could be believed from",
+            'their networks in proxies, such as ["10.0.0.0/8"]',
+        )
+
+
+def _lag(config: Config) -> Iterator[Conflict]:
+    admission = config.admission
+    if admission.unready_lag_s < admission.lag_s:
+        yield Conflict(
+            ("admission.unready_lag_s", "admission.lag_s"),
+            f"is {admission.unready_lag_s:g}: a balancer would send everyone elsewhere before"
+            " anybody is refused",
+            "at least admission.lag_s",
+        )
+
+
 def _api_keys(config: Config) -> Iterator[Conflict]:
     if not config.development and not config.api_keys:
         yield Conflict(
@@ -217,6 +243,8 @@ _RULES = (
     _moving,
     _prefix,
     _origins,
+    _proxies,
+    _lag,
     _api_keys,
     _development_only,
     _sizes,
