@@ -12,6 +12,8 @@ from typing import Any
 
 from loadtest import machine
 from loadtest.page.command import write
+from loadtest.peers import PEERS
+from loadtest.peers.shelf import CannotInstall
 from loadtest.play.plan import Plan, PlanError, load, names
 from loadtest.play.play import Play
 from loadtest.play.target import ClarionTarget, Target
@@ -31,6 +33,14 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="times the phases' lengths")
     parser.add_argument("--repetitions", type=int, default=0, help="0: as the scenario says")
     parser.add_argument("--out", type=Path, help="the result; results/DATE-TIME.json otherwise")
+    parser.add_argument(
+        "--against",
+        nargs="*",
+        default=[],
+        metavar="PEER",
+        choices=[*PEERS, "all"],
+        help=f"play them against these too: all, or some of {', '.join(PEERS)}",
+    )
     parser.add_argument("--redis", default="redis-server", help="the program")
     parser.add_argument(
         "--server-cores", type=int, default=1, help="the others are the generator's"
@@ -60,8 +70,15 @@ def run(args: argparse.Namespace) -> Result:
             for target in _targets(args, plan, server, generator):
                 label = f"{plan.name} {turn}/{repetitions} {target.name}"
                 progress(label)
-                with target, Play(plan, target, generator, label) as play:
-                    takes.append({"repetition": turn, **play.run()})
+                try:
+                    with target, Play(plan, target, generator, label) as play:
+                        takes.append({"repetition": turn, **play.run()})
+                except CannotInstall as reason:
+                    result.notes.append(f"{target.name} is left out: {reason}")
+                    continue
+                except SystemExit as reason:  # a peer's trouble must not cost the other figures
+                    result.faults.append(f"{label}: {reason}")
+                    continue
                 _faults(result, label, takes[-1])
         document["scenarios"].append({"plan": plan.document(), "takes": takes})
         result.rows += rows(plan, takes)
@@ -74,7 +91,7 @@ def run(args: argparse.Namespace) -> Result:
 
 
 def _usual() -> list[str]:
-    return [name for name in names() if name not in ("soak", "compare")]
+    return [name for name in names() if name not in ("soak", "compare", "crowd")]
 
 
 def _cores(wanted: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -95,6 +112,10 @@ def _targets(
         redis=args.redis,
         redis_cores=generator,
     )
+    wanted = list(PEERS) if "all" in args.against else args.against
+    for name in wanted:
+        if plan.compared():
+            yield PEERS[name](server)
 
 
 def _faults(result: Result, label: str, take: dict[str, Any]) -> None:

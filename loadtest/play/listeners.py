@@ -90,9 +90,8 @@ class Listeners:
     ) -> None:
         self.plan, self.share, self.port, self.net = plan, share, port, net
         self.epoll = select.epoll()
-        step = max(1, plan.clients // plan.sample) if plan.sample else 1
         self.clients = [
-            Client(place, talks[place], plan.topics_of(place), place % step == 0)
+            Client(place, talks[place], plan.topics_of(place), place % plan.step == 0)
             for place in places
         ]
         self.by_fd: dict[int, Client] = {}

@@ -80,6 +80,11 @@ class Plan:
     def topic_count(self) -> int:
         return {ONE: 1, OWN: self.clients}.get(str(self.topics)) or int(self.topics)
 
+    @property
+    def step(self) -> int:
+        """Every so manieth client is in the sample."""
+        return max(1, self.clients // self.sample) if self.sample else 1
+
     def topics_of(self, place: int) -> list[int]:
         """The topics that a client begins with: neighbours, so that all have as many listeners."""
         count = self.topic_count
@@ -106,6 +111,11 @@ class Plan:
 
     def seconds(self) -> float:
         return sum(phase.seconds for phase in self.phases)
+
+    def compared(self) -> bool:
+        """Whether servers that know no more than topics can play it too."""
+        events = any(phase.event or phase.churn for phase in self.phases)
+        return not (events or self.sse or self.redis or self.subscriptions > 1)
 
     def document(self) -> dict[str, Any]:
         """For a result."""

@@ -327,6 +327,8 @@ class Play:
         self._tell(("drain",))
         if fallen:
             self.pipes[-1].send(("cancel",))
+            self._flush()
+            return 0  # what is still on its way would take its time, and tells nothing
         missing, numbers = -1, [0]
         self.moved = time.monotonic()
         least = -1
@@ -439,8 +441,7 @@ class Play:
             for row, share in self._rows(said.at, said.seconds):
                 row["published"] += said.published * share
             return
-        scale = self.plan.clients / self.plan.sample if self.plan.sample else 1
-        deliveries = round(said.deliveries * scale)
+        deliveries = round(said.deliveries * self.plan.step)
         if deliveries:
             self.moved = time.monotonic()
         stage.deliveries += deliveries
