@@ -1,10 +1,11 @@
 """Running a namespace's steps, wherever that is best: at once, on this loop a little later, or in
 the pool.
 
-What is small and safe (`Chain.safe`) runs on the event loop: to hand it to a process costs the loop
-some 30 us, and the machine three times that, which is more than the work (server/README.md has the
-figures). All together may take `TURN_SECONDS` of a turn of the loop; what comes then waits for the
-next turn, so that a batch of thousands holds nobody up. Everything else runs in the pool.
+What is small and safe (`Chain.safe`) runs on the event loop, as to hand it to a process costs the
+loop 20 us, the machine 33 us and its publisher a change of process: for little more the work is
+done. All together may take `TURN_SECONDS` of a turn of the loop; what comes then waits for the next
+turn, so that a batch of thousands holds nobody up. Everything else runs in the pool. The figures
+are explained in server/README.md.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from clarion_server.pipeline.step import Failed, Refused
 from clarion_server.pipeline.turns import Turns
 from clarion_server.timing import Histogram
 
-MOMENT_BYTES = 4096
-"""The largest document that runs on the loop. The slowest of the safe steps take some 50 ns a byte:
-0.2 ms."""
+MOMENT_BYTES = 1024
+"""The largest document that runs on the loop. The steps take 5 to 20 us and 13 to 80 ns a byte
+(`python -m loadtest steps`): 20 to 100 us for it, of which the loop would be spared 0 to 80."""
 
 TURN_SECONDS = 0.002
 """Of a turn of the loop for steps. With what else there is to do, a turn stays below 10 ms."""
