@@ -4,11 +4,11 @@ By jsonschema-rs, for three properties: its regular expressions take linear time
 and text, it can be told to fetch nothing, and it asks the Python objects themselves.
 
 Only the first error is told. To collect them all takes 23 us and 1.4 KB for each wrong element of
-an array, and a document may have a hundred thousand. That is what the library does itself for an
-error within `anyOf` or `oneOf`, of every branch: so a schema with branches about whole arrays is
-not for the event loop, a large document gets no place for such an error, and neither does a schema
-that refers to itself within branches: there it takes time exponential in the document's depth
-(2 s for 14 levels). The check itself takes no such time.
+an array, and a document may have a hundred thousand. The library does so itself for an error within
+`anyOf` or `oneOf`, in every branch. So a schema with branches about whole arrays is not for the
+event loop; where a schema has branches, the error of a large document gets no place; and where it
+refers to itself within branches none does, because it would take time exponential in the document's
+depth (2 s for 14 levels). The check itself takes no such time.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from clarion_server.pipeline import references
 from clarion_server.pipeline.options import JsonSchema
 from clarion_server.pipeline.step import Document, Misconfigured, Refused
 
-LARGE_BYTES = 65_536
-"""Of a document for which an error in wide branches would take too long: 0.6 to 10 us a byte."""
+LARGE_BYTES, WIDE_BYTES = 1_048_576, 65_536
+"""Of a document for which it takes too long to place an error in branches: up to 1 us a byte, and
+up to 10 in wide ones."""
 
 _SHOWN = 200  # characters of an error: the data it quotes may be large
 _EXPECTED = "a file with a JSON Schema"
@@ -60,9 +61,9 @@ class JsonSchemaStep:
         wide = references.has_wide_branches(schema)
         # Recursion multiplies the schema's size by the document's depth.
         self.safe = not (recursive or wide)
-        self._most = LARGE_BYTES if wide else sys.maxsize
-        if recursive and references.uses(schema, references.BRANCHES):
-            self._most = 0
+        self._most = sys.maxsize
+        if references.uses(schema, references.BRANCHES):
+            self._most = 0 if recursive else WIDE_BYTES if wide else LARGE_BYTES
 
     def load(self) -> None:
         """Nothing is left to load."""
