@@ -187,11 +187,12 @@ async def little_server() -> AsyncIterator[str]:
             assert frame.type is WSMsgType.TEXT
             command = json.loads(frame.data)
             assert command["op"] == "subscribe"
+            [wish] = command["topics"]
             answer = {"op": "subscribed", "id": command["id"], "epoch": "e", "offset": 0}
-            if "since" in command:
-                assert command["since"] == {"epoch": "f", "offset": 2000}
+            if "since" in wish:
+                assert wish["since"] == {"epoch": "f", "offset": 2000}
                 answer |= {"epoch": "g", "recovered": False}
-            await stream.send_json({**answer, "topic": command["topic"]})
+            await stream.send_json({**answer, "topic": wish["topic"]})
         return stream
 
     async def publish(request: web.Request) -> web.Response:

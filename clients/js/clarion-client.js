@@ -1,16 +1,17 @@
-/** A client of Clarion. What it does and why: README.md; its types: index.d.ts. */
+/** A client of Clarion: see README.md and index.d.ts. */
 
-const OPEN_MS = 15_000; // for token, handshake and welcome; the server waits 10 s for a token
+const OPEN_MS = 15_000;
 const PONG_MS = 10_000;
-const WAKE_MS = 5_000; // for the same where somebody is looking
-const RENEW_MS = 5_000; // between two tries to get a token
-const STEADY_MS = 5_000; // a connection that lasted so long did not fail
-const STREAM_MS = 60_000; // a stream is dead without a byte; it has a heartbeat every 25 s
-const PROBE_MS = 15_000; // on a stream, until a WebSocket is tried again; doubles
-const BLOCKED = 2; // WebSockets in a row on which nothing was heard
-const BATCH = 100; // topics in a command: with the longest names 40 KiB
-const QUEUE = 1000; // commands that wait
-const COMMAND = 65_536; // bytes; the server closes for good after a longer one
+const WAKE_MS = 5_000;
+const RENEW_MS = 5_000;
+const STEADY_MS = 5_000;
+const PROBE_MS = 15_000;
+const LEAST_MS = 100;
+const MOST_MS = 3_600_000;
+const BLOCKED = 2;
+const BATCH = 100;
+const QUEUE = 1000;
+const COMMAND = 65_536;
 
 export class ClarionError extends Error {
   name = "ClarionError";
@@ -22,7 +23,6 @@ export class ClarionError extends Error {
   }
 }
 
-/** Whoever takes it for a message learns from `data` what it is. */
 export class Lost extends ClarionError {
   op = "lost";
   constructor({ topic, epoch, offset }, reason) {
@@ -34,23 +34,16 @@ export class Lost extends ClarionError {
   }
 }
 
+const sane = (ms) => Math.min(Math.max(ms, LEAST_MS), MOST_MS);
+
 export const comesBack = (code) => !(code >= 4500 || [1002, 1003, 1007, 1008, 1009].includes(code));
 
-/**
- * All decisions, and no I/O: events go in with the time in ms, the host obeys, and calls `tick`
- * when it is `due`. Four states:
- *
- *   waiting     for the end of a pause; the first has no length
- *   connecting  for a token, the transport, `welcome`
- *   connected   pings when it is quiet, renews the token before it ends
- *   closed      for good
- */
 export class Machine {
   state = "waiting";
   topics = new Map();
-  commands = new Map(); // unanswered, oldest first
+  commands = new Map();
   id = 0;
-  at = 0; // when the state ends
+  at = 0;
   attempts = 0;
   blocked = 0;
   probes = 0;
@@ -89,18 +82,16 @@ export class Machine {
 
   become(state, fields) {
     this.state = state;
-    this.host.state({ state, ...fields });
+    this.host.emit("state", { state, ...fields });
   }
-
-  // Connections
 
   connect(now) {
     const { WebSocket, sse = true } = this.options;
     const blocked = sse && this.blocked >= BLOCKED && this.topics.size > 0;
-    this.stream = !WebSocket || (blocked && !this.stream); // in turns, until one works
+    this.stream = !WebSocket || (blocked && !this.stream);
     if (!this.stream) this.blocked++;
     this.at = now + OPEN_MS;
-    if (now >= this.renewAt) this.token = undefined; // it ended meanwhile, or soon will
+    if (now >= this.renewAt) this.token = undefined;
     this.become("connecting");
     if (this.token === undefined) this.renew();
     else this.open();
@@ -120,7 +111,7 @@ export class Machine {
 
   welcome(now, { client, user, ping_ms, expires_ms }) {
     this.since = now;
-    this.pingMs = Math.max(1000, +ping_ms || STREAM_MS);
+    this.pingMs = Math.max(1000, +ping_ms || OPEN_MS);
     this.pingAt = now + this.pingMs;
     this.at = Infinity;
     if (!this.stream) this.probes = 0;
@@ -148,6 +139,7 @@ export class Machine {
 
   restart(now) {
     this.ended(now, { code: 1000, retry_ms: 0 });
+    this.at = now;
   }
 
   ended(now, { code = 1006, reason, retry_ms }) {
@@ -155,20 +147,19 @@ export class Machine {
     if (code === 4002 && this.renews) this.token = undefined;
     else if (code === 4002 || !comesBack(code)) return this.close(now, code, reason);
     this.host.close();
-    if (this.stream && this.state === "connecting") this.blocked = 0; // nor does anything else work
+    if (this.stream && this.state === "connecting") this.blocked = 0;
     for (const topic of this.topics.values()) {
       topic.asked = undefined;
       topic.live = false;
-      if (!topic.readers.size) this.topics.delete(topic.topic); // the backend's wish, not ours
+      if (!topic.readers.size) this.topics.delete(topic.topic);
     }
     if (this.state === "connected") {
-      // All of them were sent, and may have been carried out or not.
       for (const id of this.commands.keys()) this.fail(id, "disconnected");
       if (now > this.since + STEADY_MS) this.attempts = 0;
     }
     const { backoff: [first, most], random = Math.random } = this.options;
     this.told = Number.isFinite(retry_ms);
-    const pause = this.told ? retry_ms : random() * Math.min(most, first * 2 ** this.attempts++);
+    const pause = this.told ? sane(retry_ms) : random() * Math.min(most, first * 2 ** this.attempts++);
     this.at = now + pause;
     this.become("waiting", { code, reason, pause });
   }
@@ -183,8 +174,6 @@ export class Machine {
     for (const id of this.commands.keys()) this.answer(id, error);
   }
 
-  // Tokens: `token` is undefined while a new one is needed.
-
   renew() {
     this.renewAt = Infinity;
     this.host.renew();
@@ -198,16 +187,14 @@ export class Machine {
   }
 
   notRenewed(now, error) {
-    this.host.error(error);
+    this.host.emit("error", error, true);
     this.renewAt = now + RENEW_MS;
     if (this.state === "connecting") this.ended(now, { reason: "no token" });
   }
 
   expire(now, ms) {
-    this.renewAt = this.renews && ms > 0 ? now + Math.max(ms * 0.8, ms - 60_000) : Infinity;
+    this.renewAt = this.renews && ms > 0 ? now + Math.max(1000, ms * 0.8, ms - 60_000) : Infinity;
   }
-
-  // Commands
 
   send(command) {
     this.host.send(JSON.stringify(command));
@@ -237,9 +224,6 @@ export class Machine {
     this.commands.delete(id);
   }
 
-  // Topics. asked: undefined, or the id of the command (null on a stream); live: it was answered.
-  // epoch, offset: the position; last: while so many of the past are awaited, from before it.
-
   add(topic, { epoch, offset } = {}, last) {
     this.topics.set(topic, { topic, epoch, offset, last, at: 0, readers: new Set() });
     return this.topics.get(topic);
@@ -256,12 +240,12 @@ export class Machine {
     this.askAt = now;
   }
 
-  unsubscribe(now, names, reader) {
-    for (const name of names) {
-      const topic = this.topics.get(name);
-      if (!topic?.readers.delete(reader) || topic.readers.size) continue;
-      this.topics.delete(topic.topic);
-      if (topic.asked) this.send({ op: "unsubscribe", topic: topic.topic });
+  unsubscribe(now, wishes, reader) {
+    for (const { topic } of wishes) {
+      const known = this.topics.get(topic);
+      if (!known?.readers.delete(reader) || known.readers.size) continue;
+      this.topics.delete(topic);
+      if (known.asked) this.send({ op: "unsubscribe", topic });
     }
   }
 
@@ -274,7 +258,7 @@ export class Machine {
       else this.askAt = Math.min(this.askAt, topic.at);
     }
     if (topics[0] && this.stream) {
-      this.stream = false; // so that it is a stream's turn again
+      this.stream = false;
       return this.restart(now);
     }
     while (topics[0]) {
@@ -284,21 +268,24 @@ export class Machine {
         one.asked = id;
         return epoch && !last ? { topic, since: { epoch, offset } } : { topic, last: last || undefined };
       });
-      this.send({ op: "subscribe", id, ...(wishes[1] ? { topics: wishes } : wishes[0]) });
+      this.send({ op: "subscribe", id, topics: wishes });
     }
   }
 
   end(topic, error) {
     this.topics.delete(topic.topic);
-    this.host.end(topic, error);
+    for (const reader of topic.readers) reader.end(error);
+  }
+
+  tell(topic, item) {
+    this.host.emit(item.op, item);
+    for (const reader of topic.readers) reader.push(item);
   }
 
   lost(topic, { epoch, offset }, reason) {
     Object.assign(topic, { epoch, offset, last: 0 });
-    this.host.item(topic, new Lost(topic, reason));
+    this.tell(topic, new Lost(topic, reason));
   }
-
-  // What the server says
 
   heard(now, text) {
     this.pingAt = now + this.pingMs;
@@ -314,7 +301,6 @@ export class Machine {
     const error = op === "error" && new ClarionError(code, words, message.topic, retry_ms);
     if (this.commands.has(id)) this.answer(id, error || message);
     else if (op === "welcome") {
-      // One without our id does not know our token: anybody is let in here.
       if (this.state === "connecting" && id === this.greeting) this.welcome(now, message);
     } else if (op === "goodbye") this.ended(now, message);
     else if (op === "refreshed") this.expire(now, message.expires_ms);
@@ -327,12 +313,12 @@ export class Machine {
     const { code, topic: name, retryMs } = error;
     if (id === "refresh") return this.notRenewed(now, error);
     if (id === "connect") {
-      this.inUrl = true; // it has let us in as nobody; a token in the handshake comes before that
+      this.inUrl = true;
       return this.restart(now);
     }
     const named = name ? [this.topics.get(name)] : [...this.topics.values()];
     const meant = named.filter((topic) => topic?.asked === id && !topic.live);
-    if (!meant[0]) this.host.error(error);
+    if (!meant[0]) this.host.emit("error", error, true);
     for (const topic of meant) {
       if (code === "already_subscribed") this.send({ op: "unsubscribe", topic: topic.topic });
       else if (!Number.isFinite(retryMs)) {
@@ -340,7 +326,7 @@ export class Machine {
         continue;
       }
       topic.asked = undefined;
-      topic.at = now + (retryMs || 0);
+      topic.at = now + sane(retryMs || 0);
       this.askAt = Math.min(this.askAt, topic.at);
     }
   }
@@ -348,12 +334,12 @@ export class Machine {
   subscribed(topic, id, message) {
     const { epoch, offset, recovered } = message;
     if (topic?.live && id === null) {
-      // The stream goes on in another epoch.
       if (epoch) Object.assign(topic, { epoch, offset: Math.min(offset, topic.offset) });
     } else if (topic ? topic.asked === id : id === null) {
       topic ??= this.add(message.topic, message);
-      Object.assign(topic, { asked: id, live: true });
-      this.host.item(topic, message);
+      topic.asked = id;
+      topic.live = true;
+      this.tell(topic, message);
       if (recovered === false || (topic.epoch && topic.epoch !== epoch)) {
         this.lost(topic, message, "not in the history");
       } else if (!topic.epoch) Object.assign(topic, { epoch, offset });
@@ -369,8 +355,8 @@ export class Machine {
       if (offset <= topic.offset && !topic.last) return;
       if (offset > topic.offset + 1) this.lost(topic, { epoch, offset: offset - 1 }, "a gap");
       Object.assign(topic, { offset, last: 0 });
-      this.host.item(topic, { ...message, epoch });
-    } else this.host.item(topic, message);
+      this.tell(topic, { ...message, epoch });
+    } else this.tell(topic, message);
   }
 }
 
@@ -382,7 +368,6 @@ class Source extends EventTarget {
     super.addEventListener(type, ...rest);
   }
 
-  // Later, so that no listener runs within a decision.
   emit(type, detail, loud) {
     queueMicrotask(() => {
       if (this.hears.has(type)) this.dispatchEvent(new CustomEvent(type, { detail }));
@@ -418,12 +403,11 @@ class Subscription extends Source {
     if (error) this.emit("error", error, this.#listens);
     else {
       this.#queue = [];
-      this.hears.clear(); // nor does anything come that is on its way to a listener
+      this.hears.clear();
     }
     this.#wake();
   }
 
-  // Who listens to messages, and does not iterate, needs no queue.
   get #listens() {
     return this.hears.has("message") && !this.#iterated;
   }
@@ -478,13 +462,13 @@ export class Client extends Source {
       buffer: 1000,
       ...options,
     };
-    const { WebSocket, token } = this.#options;
-    if (WebSocket === undefined) throw new TypeError("no WebSocket: see that option");
+    const { token } = this.#options;
     this.#machine = new Machine(this.#options, {
       open: (machine) => this.#open(machine),
       close: () => {
         this.#connection?.close?.();
         this.#connection = undefined;
+        if (this.state === "closed") this.#gone.abort();
       },
       send: (text) => this.#connection?.send?.(text),
       renew: () =>
@@ -492,24 +476,13 @@ export class Client extends Source {
           (token) => this.#act("renewed", token),
           (error) => this.#act("notRenewed", error),
         ),
-      item: (topic, item) => {
-        this.emit(item.op, item);
-        for (const reader of topic.readers) reader.push(item);
-      },
-      end: (topic, error) => {
-        for (const reader of topic.readers) reader.end(error);
-      },
-      state: (detail) => {
-        this.emit("state", detail);
-        if (detail.state === "closed") this.#gone.abort();
-      },
-      error: (error) => this.emit("error", error, true),
+      emit: this.emit.bind(this),
     });
     const { signal } = this.#gone;
-    const { document } = globalThis;
-    const wake = () => document?.hidden || this.wake();
-    for (const type of ["online", "offline"]) globalThis.addEventListener?.(type, wake, { signal });
-    document?.addEventListener("visibilitychange", wake, { signal });
+    const wake = () => globalThis.document?.hidden || this.wake();
+    for (const type of ["online", "offline", "visibilitychange"]) {
+      globalThis.addEventListener?.(type, wake, { signal });
+    }
     this.#soon();
   }
 
@@ -519,12 +492,11 @@ export class Client extends Source {
 
   subscribe(topics, { since, last, buffer = this.#options.buffer } = {}) {
     const wishes = [topics].flat().map((one) => ({ since, last, ...(one.topic ? one : { topic: one }) }));
-    const names = wishes.map(({ topic }) => topic);
-    for (const name of names) {
-      if (!/^[\w\-.:/@#=+,]{1,255}$/.test(name)) throw new TypeError(`not a topic: ${name}`);
+    for (const { topic } of wishes) {
+      if (!/^[\w\-.:/@#=+,]{1,255}$/.test(topic)) throw new TypeError(`not a topic: ${topic}`);
     }
     if (this.state === "closed") throw new ClarionError("closed");
-    const leave = () => this.#act("unsubscribe", names, subscription);
+    const leave = () => this.#act("unsubscribe", wishes, subscription);
     const subscription = new Subscription(buffer, leave);
     this.#act("subscribe", wishes, subscription);
     this.#soon();
@@ -557,7 +529,6 @@ export class Client extends Source {
     });
   }
 
-  // Later, so that what is done together is asked for together.
   #soon() {
     queueMicrotask(() => this.#act("tick"));
   }
@@ -566,8 +537,8 @@ export class Client extends Source {
     const now = performance.now();
     this.#machine[name](now, ...rest);
     clearTimeout(this.#timer);
-    const wait = Math.max(0, this.#machine.due - now);
-    if (wait < Infinity) this.#timer = setTimeout(() => this.#act("tick"), Math.min(wait, 2 ** 31 - 1));
+    const wait = this.#machine.due - now;
+    if (wait < Infinity) this.#timer = setTimeout(() => this.#act("tick"), Math.min(wait, MOST_MS));
   }
 
   async #open(machine) {
@@ -585,7 +556,7 @@ export class Client extends Source {
       socket.onopen = () => on("opened");
       socket.onmessage = ({ data }) => on("heard", data);
       socket.onclose = (event) => on("ended", event);
-      socket.onerror = () => {}; // `close` follows; and `ws` throws what nobody hears
+      socket.onerror = () => {};
       connection.send = (text) => socket.send(text);
       connection.close = () => socket.close(1000);
     } catch ({ message }) {

@@ -1,5 +1,7 @@
 /** Server-Sent Events, for networks that let no WebSocket through. Loaded when there is need. */
 
+const SILENCE_MS = 60_000; // after which a stream is dead; it has a heartbeat every 25 s
+
 /**
  * Opens a stream of the machine's topics, each from its position; `on` hears of it. Returns what
  * closes it.
@@ -42,7 +44,7 @@ async function read(request, on) {
     const code = response.status === 401 ? 4002 : 1006;
     return { code, reason: `HTTP ${response.status}, ${type}`, retry_ms };
   }
-  on("heard", '{"op":"welcome"}');
+  on("heard", `{"op":"welcome","ping_ms":${SILENCE_MS}}`);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   for (let rest = ""; ; ) {
     const { value, done } = await reader.read();

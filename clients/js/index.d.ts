@@ -117,7 +117,7 @@ export interface Options {
   sse?: boolean;
   /**
    * The class to use. Default: the platform's. Node has one from version 22 on; before, pass that
-   * of the package `ws`. `null`: Server-Sent Events only.
+   * of the package `ws`. `null`, and where there is none: Server-Sent Events only.
    */
   WebSocket?: (new (url: any, protocols?: any) => any) | null;
   /** The function to use for Server-Sent Events. Default: the platform's. */

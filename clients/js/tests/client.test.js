@@ -61,8 +61,14 @@ describe("the address", () => {
 });
 
 describe("the platform", () => {
-  it("without a WebSocket is told what to do", () => {
-    assert.throws(() => new Client("ws://host/ws", { WebSocket: undefined }), /no WebSocket/);
+  it("without a WebSocket has event streams", async (test) => {
+    const { fetch, requests } = fakeFetch();
+    const client = new Client("ws://host/ws", { WebSocket: undefined, fetch });
+    test.after(() => client.close());
+    client.subscribe("a");
+    await until(() => requests.length === 1);
+    requests[0].streams();
+    await assert.rejects(client.publish("a", 1), { code: "no_websocket" });
   });
 
   it("whose WebSocket cannot even be made is tried again", async () => {
@@ -582,20 +588,20 @@ describe("a page", () => {
       listening.set(key, listener);
       signal.addEventListener("abort", () => listening.delete(key));
     };
-    const document = { hidden: false, addEventListener: listen("document") };
-    globalThis.document = document;
+    const document = { hidden: false };
+    globalThis.document = document; // whose events bubble up to the window
     globalThis.addEventListener = listen("window");
     test.after(() => {
       delete globalThis.document;
       delete globalThis.addEventListener;
     });
     const { client, socket } = await connected();
-    assert.deepEqual([...listening.keys()], ["window online", "window offline", "document visibilitychange"]);
+    assert.deepEqual([...listening.keys()], ["window online", "window offline", "window visibilitychange"]);
     document.hidden = true;
-    listening.get("document visibilitychange")();
+    listening.get("window visibilitychange")();
     assert.deepEqual(socket().said, []);
     document.hidden = false;
-    listening.get("document visibilitychange")();
+    listening.get("window visibilitychange")();
     assert.deepEqual(socket().said, [{ op: "ping" }]);
     client.close();
     assert.equal(listening.size, 0);

@@ -1,5 +1,7 @@
 /** The two transports, with the test at their other end. */
 
+import { unfolded } from "./talk.js";
+
 /** A WebSocket class of its own for each test: `sockets` are those that were made. */
 export function fakeWebSocket() {
   return class FakeWebSocket {
@@ -15,7 +17,7 @@ export function fakeWebSocket() {
     // The client's side
 
     send(text) {
-      this.said.push(JSON.parse(text));
+      this.said.push(unfolded(JSON.parse(text)));
     }
 
     close(code) {

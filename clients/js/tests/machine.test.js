@@ -135,6 +135,39 @@ describe("coming back", () => {
     });
   }
 
+  it("neither rushes nor rests for ever, whatever the server asks for", () => {
+    for (const [asked, pause] of [[0, 100], [-5, 100], [99, 100], [1e15, 3_600_000]]) {
+      const one = connected();
+      one.hears("goodbye", { code: 4000, reason: "", retry_ms: asked });
+      assert.equal(one.state().pause, pause);
+    }
+  });
+
+  it("asks for a topic ten times a second at most, whatever the server says", () => {
+    for (const fields of [{ code: "unavailable", retry_ms: 0 }, { code: "already_subscribed" }]) {
+      const one = connected();
+      one.subscribes("a");
+      let asked = 0;
+      for (let times = 0; times < 100; times++) {
+        const { id } = one.heard().findLast(({ op }) => op === "subscribe") ?? {};
+        if (id) asked += 1;
+        if (id) one.hears("error", { id, topic: "a", message: "no", ...fields });
+        one.passes(10);
+      }
+      assert.ok(asked <= 11, asked);
+    }
+  });
+
+  it("renews a token once a second at most, whatever the server says", () => {
+    const one = talk({ token: () => "t" }).passes(0);
+    one.does("renewed", "t");
+    const before = one.connects().tokens;
+    one.hears("refreshed", { id: "refresh", expires_ms: 0.001 }).passes(999);
+    assert.equal(one.tokens, before);
+    one.passes(1);
+    assert.equal(one.tokens, before + 1);
+  });
+
   it("follows the ranges of the close codes", () => {
     for (const code of [1000, 1001, 1005, 1006, 1011, 4000, 4001, 4321, 4499]) {
       assert.ok(comesBack(code), String(code));
@@ -399,10 +432,10 @@ describe("subscribing", () => {
     assert.deepEqual(second.got(), ["subscribed 1"]);
     one.message("a", 2);
     assert.deepEqual([first.got(), second.got()], [[2], [2]]);
-    one.does("unsubscribe", ["a"], first);
+    one.does("unsubscribe", [{ topic: "a" }], first);
     assert.deepEqual(one.heard(), []);
     one.message("a", 3);
-    one.does("unsubscribe", ["a"], second);
+    one.does("unsubscribe", [{ topic: "a" }], second);
     assert.deepEqual(one.heard(), [{ op: "unsubscribe", topic: "a" }]);
     one.message("a", 4);
     assert.deepEqual([first.got(), second.got()], [[], [3]]);
@@ -410,7 +443,7 @@ describe("subscribing", () => {
 
   it("says nothing about a topic that is left before it was asked for", () => {
     const one = talk();
-    one.does("unsubscribe", ["a"], one.subscribes("a"));
+    one.does("unsubscribe", [{ topic: "a" }], one.subscribes("a"));
     one.connects();
     assert.deepEqual(one.heard(), []);
   });
@@ -418,7 +451,7 @@ describe("subscribing", () => {
   it("tells the answers apart when a topic is left and taken again at once", () => {
     const one = connected();
     const first = one.subscribes("a");
-    one.does("unsubscribe", ["a"], first);
+    one.does("unsubscribe", [{ topic: "a" }], first);
     const second = one.subscribes("a");
     const [{ id }, , { id: again }] = one.heard();
     one.hears("error", { id, code: "not_subscribed", topic: "a", message: "before it was complete" });
@@ -437,7 +470,7 @@ describe("subscribing", () => {
     const one = connected();
     const first = one.reads("a", 17);
     one.breaks();
-    one.does("unsubscribe", ["a"], first);
+    one.does("unsubscribe", [{ topic: "a" }], first);
     const second = one.subscribes("a");
     one.comesBack();
     const said = one.heard();
@@ -490,7 +523,7 @@ describe("subscribing", () => {
     one.hears("subscribed", { topic: "a", epoch: "e", offset: 19 });
     const [{ id }] = one.heard();
     one.hears("error", { id, topic: "a", code: "already_subscribed", message: "already subscribed" });
-    one.passes(0);
+    one.passes(100);
     const [leave, ask] = one.heard();
     assert.deepEqual(leave, { op: "unsubscribe", topic: "a" });
     assert.deepEqual(ask.since, { epoch: "e", offset: 17 });
@@ -903,7 +936,7 @@ describe("where WebSockets are blocked", () => {
 
   it("a stream is dead after a minute and ten seconds without a byte", () => {
     const { one } = blocked({ WebSocket: null });
-    one.hears("welcome").passes(69_999);
+    one.hears("welcome", { ping_ms: 60_000 }).passes(69_999);
     assert.equal(one.machine.state, "connected");
     one.passes(1);
     assert.equal(one.state().code, 4003);
@@ -911,7 +944,7 @@ describe("where WebSockets are blocked", () => {
 
   it("a comment keeps a stream alive", () => {
     const { one } = blocked({ WebSocket: null });
-    one.hears("welcome");
+    one.hears("welcome", { ping_ms: 60_000 });
     for (let times = 0; times < 10; times++) {
       one.passes(25_000);
       one.does("heard", "");

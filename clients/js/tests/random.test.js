@@ -163,7 +163,7 @@ function converse(seed) {
   const leave = () => {
     const [witness] = [...witnesses].sort(() => random() - 0.5);
     if (!witness) return;
-    one.does("unsubscribe", witness.names, witness);
+    one.does("unsubscribe", witness.names.map((topic) => ({ topic })), witness);
     witnesses.delete(witness);
   };
   const cut = () => {

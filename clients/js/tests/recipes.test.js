@@ -51,6 +51,31 @@ it("React: components share a topic, its last message, and no more", async () =>
   client.close();
 });
 
+it("all members, all of the past: page by page, to the end", async () => {
+  const { members, past } = await recipe("async function members", {});
+  const { client, socket } = await connected();
+  const found = members(client, "a");
+  const pages = [[{ members: [1, 2], next: "x" }], [{ members: [3] }]];
+  for (const [page] of pages) {
+    const { id, after } = socket.said.pop();
+    socket.says("presence", { id, topic: "a", count: 3, ...page });
+    assert.equal(after, page.next ? undefined : "x");
+    await settled();
+  }
+  assert.deepEqual(await found, [1, 2, 3]);
+
+  const kept = past(client, "a", { epoch: "e", offset: 1 });
+  for (const offsets of [[2, 3], [4], []]) {
+    const { id, since } = socket.said.pop();
+    assert.deepEqual(since, { epoch: "e", offset: (offsets[0] ?? 5) - 1 });
+    const messages = offsets.map((offset) => ({ offset, ts: 1, data: offset }));
+    socket.says("history", { id, topic: "a", epoch: "e", offset: 4, messages });
+    await settled();
+  }
+  assert.deepEqual((await kept).map(({ data }) => data), [2, 3, 4]);
+  client.close();
+});
+
 it("the state and its changes: nothing falls in between", async () => {
   const { client, socket } = await connected();
   const shown = [];

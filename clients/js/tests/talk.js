@@ -36,6 +36,12 @@ export class Reader {
   }
 }
 
+/** A list of one topic as the topic alone: to the server they are the same. */
+export function unfolded({ topics, ...command }) {
+  if (topics?.length === 1) return { ...command, ...topics[0] };
+  return topics ? { ...command, topics } : command;
+}
+
 export class Talk {
   now = 0;
   states = [];
@@ -52,11 +58,11 @@ export class Talk {
         open: () => (this.opens += 1),
         close: () => (this.closes += 1),
         renew: () => (this.tokens += 1),
-        send: (text) => this.said.push(JSON.parse(text)),
-        item: (topic, item) => topic.readers.forEach((reader) => reader.push(item)),
-        end: (topic, error) => topic.readers.forEach((reader) => reader.end(error)),
-        state: (state) => this.states.push(state),
-        error: (error) => this.errors.push(error),
+        send: (text) => this.said.push(unfolded(JSON.parse(text))),
+        emit: (type, detail) => {
+          if (type === "state") this.states.push(detail);
+          if (type === "error") this.errors.push(detail);
+        },
       },
     );
   }

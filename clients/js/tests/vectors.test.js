@@ -26,7 +26,7 @@ const speak = {
     const one = new Talk().connects();
     const reader = one.subscribes(topic);
     one.heard();
-    one.does("unsubscribe", [topic], reader);
+    one.does("unsubscribe", [{ topic }], reader);
     return one;
   },
   refresh: ({ token }) => {
@@ -116,7 +116,7 @@ const understand = {
     const { topic, id = null } = JSON.parse(text);
     const one = new Talk().connects();
     const reader = one.reads(topic, 19);
-    if (id !== null) one.does("unsubscribe", [topic], reader);
+    if (id !== null) one.does("unsubscribe", [{ topic }], reader);
     one.does("heard", text);
     assert.equal(one.machine.topics.size, 0);
     return { op: "unsubscribed", id, topic, reason: reader.error?.message };
