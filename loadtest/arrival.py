@@ -11,7 +11,7 @@ import select
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum, auto
 
 from loadtest import wire
@@ -69,9 +69,10 @@ class Arriving:
         sockets: dict[int, socket.socket],
         port: int,
         topic: Callable[[int], str] | None,
+        headers: Iterable[str] = (),
     ) -> None:
         self._epoll, self._sockets, self._port, self._topic = epoll, sockets, port, topic
-        self._hello = wire.handshake(port)
+        self._hello = wire.handshake(port, headers=headers)
         self._waiting: dict[int, _Client] = {}
         self._unwelcomed = 0
         self.arrivals = Arrivals()

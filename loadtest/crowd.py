@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from loadtest import wire
 from loadtest.arrival import WELCOMES, Arrivals, Arriving
@@ -31,6 +31,7 @@ class Crowd:
         first: int = 0,
         welcomes: int = WELCOMES,
         window: int = 0,
+        headers: Iterable[str] = (),
         progress: Callable[[int], None] = lambda arrived: None,
     ) -> Arrivals:
         """Connects `count` clients, as fast as this process can; client i subscribes `topic(i)`.
@@ -39,8 +40,9 @@ class Crowd:
         Without `topic` a client has arrived when its connection is established (a bare loop).
         `welcomes`: at most so many have begun to connect and have no welcome yet.
         `window`: at most so many have begun and are not subscribed yet; 0 is no limit.
+        `headers`: whole lines of the handshake, besides the usual ones.
         """
-        arriving = Arriving(self.epoll, self.sockets, port, topic)
+        arriving = Arriving(self.epoll, self.sockets, port, topic, headers)
         return arriving.run(range(first, first + count), welcomes, window or count, progress)
 
     def lost(self) -> int:

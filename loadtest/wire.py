@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 TEXT = 0x1
 CLOSE = 0x8
@@ -24,8 +24,11 @@ ERROR = b'"op":"error"'
 MESSAGE = b'"op":"message"'
 
 
-def handshake(port: int, path: str = "/ws") -> bytes:
-    """The opening handshake. Every client sends the same key: nobody here checks the answer's."""
+def handshake(port: int, path: str = "/ws", headers: Iterable[str] = ()) -> bytes:
+    """The opening handshake. Every client sends the same key: nobody here checks the answer's.
+
+    headers: more of them, whole lines.
+    """
     return (
         f"GET {path} HTTP/1.1\r\n"
         f"Host: 127.0.0.1:{port}\r\n"
@@ -34,7 +37,8 @@ def handshake(port: int, path: str = "/ws") -> bytes:
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
         "Sec-WebSocket-Version: 13\r\n"
         "Sec-WebSocket-Protocol: clarion.v1\r\n"
-        "\r\n"
+        + "".join(f"{header}\r\n" for header in headers)
+        + "\r\n"
     ).encode()
 
 
