@@ -13,6 +13,7 @@ import pytest
 from clarion_fanout.redis_scripts import SCRIPTS
 from clarion_server.cli import main
 from clarion_server.cli.terminal import Paint
+from clarion_server.descriptors import shares
 from clarion_server.doctor import (
     Part,
     check_machine,
@@ -24,6 +25,7 @@ from clarion_server.doctor import (
 from clarion_server.doctor.finding import Finding, Plan, size
 from clarion_server.doctor.host import clock_step
 from clarion_server.doctor.machine import UNLIMITED, Machine
+from clarion_server.doctor.network import files_for
 from clarion_server.doctor.redis_node import Node
 from clarion_server.doctor.redis_shards import Sentinel, Shard
 from clarion_server.doctor.table import as_json, count, table
@@ -147,9 +149,9 @@ def test_a_good_machine_has_nothing_to_look_at() -> None:
         ({"synchronised": False}, "clock kept", "warn", "set-ntp"),
         ({"clock_source": "hpet"}, "clock read", "warn", "echo tsc"),
         # 10,000 on two workers: half as many again for each, when the other is gone for a moment.
-        ({"files": (1024, 1_048_576)}, "open files", "bad", "ulimit -n 7756"),
+        ({"files": (1024, 4096)}, "open files", "bad", "LimitNOFILE=7895"),
         ({"files": (6000, 6000)}, "open files", "warn", "/etc/security/limits.conf"),
-        ({"files": (1024, 1024), "files_system": 2048}, "open files", "bad", "fs.nr_open=7756"),
+        ({"files": (1024, 1024), "files_system": 2048}, "open files", "bad", "fs.nr_open=7895"),
         ({"accept_queue": 128}, "somaxconn", "warn", "net.core.somaxconn=8192"),
         (
             {"syn_queue": 256, "syn_cookies": False},
@@ -184,6 +186,8 @@ def test_what_is_wrong_with_a_machine_is_said_with_what_changes_it(
     [
         ({"governors": ("powersave (intel_pstate)",)}, "CPU governor"),
         ({"files": (UNLIMITED, UNLIMITED)}, "open files"),
+        # The server raises the soft limit itself.
+        ({"files": (1024, 1_048_576)}, "open files"),
         ({"ports": (1024, 65535), "reserved": "80,7999-8001"}, "ip_local_port_range"),
         ({"tracked": 0, "tracked_most": 10}, "conntrack"),
         ({"tracked": None, "tracked_most": None}, "conntrack"),
@@ -210,12 +214,19 @@ def test_a_machine_that_says_nothing_is_unknown_and_not_bad() -> None:
 
 
 def test_more_connections_ask_for_more() -> None:
-    states = [
-        found(check_machine(but(files=(20_000, 20_000)), Plan(connections=number)), "open files")
-        for number in (10_000, 19_744, 19_745, 100_000)
+    machine = but(files=(1024, 20_000))
+    seen = [
+        found(check_machine(machine, Plan(connections=number)), "open files")
+        for number in (10_000, 19_000, 19_001, 100_000)
     ]
-    assert [each.state for each in states] == ["ok", "ok", "bad", "bad"]
-    assert states[-1].change.startswith("ulimit -n 100256")
+    assert [each.state for each in seen] == ["ok", "ok", "bad", "bad"]
+    assert seen[-1].change.startswith("LimitNOFILE=101024 ")
+
+
+@pytest.mark.parametrize("connections", [10, 1000, 1216, 1217, 19_455, 19_456, 10**6])
+def test_the_files_that_are_wanted_are_those_that_the_server_needs(connections: int) -> None:
+    files = files_for(connections)
+    assert shares(files).connected >= connections > shares(files - 3).connected
 
 
 def test_histories_need_memory_where_they_are_kept_in_the_process() -> None:

@@ -23,8 +23,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--connections",
         metavar="N",
         type=_count,
-        default=CONNECTIONS,
-        help=f"clients at once that the machine is to take (default: {CONNECTIONS})",
+        help="clients at once that the machine is to take; default: what limits.connections allows"
+        f" all workers, or {CONNECTIONS}",
     )
     parser.add_argument("--json", action="store_true", help="the findings as JSON")
     parser.epilog = "Changes nothing. The exit status is 1 when something is bad."
@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         for location in [redis_address.parse(url)]
     }
     plan = Plan(
-        connections=options.connections,
+        connections=options.connections or c.limits.connections * c.workers or CONNECTIONS,
         workers=c.workers,
         ports=(c.port, c.api_port),
         prefix=c.prefix,

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 
+from clarion_server.descriptors import MOST, shares
 from clarion_server.doctor.finding import Finding, Plan, bad, ok, size, unknown, warn
-from clarion_server.doctor.machine import UNLIMITED, Machine, holds
+from clarion_server.doctor.machine import Machine, holds
 from clarion_server.listener import BACKLOG
-
-OTHER_FILES = 256
-"""Of a worker, beside its clients: shards, backends, listening sockets, logs, and some room."""
 
 BURST_BYTES = 4096
 """Of the kernel's memory for each connection while everybody is being sent something: a page."""
@@ -23,28 +21,37 @@ they stay for two minutes, in which a quarter of all clients may have changed (a
 
 
 def files(machine: Machine, plan: Plan) -> Finding:
-    """Open files: a connection is one, and what a dead worker's clients need comes on top."""
+    """Open files: a connection is one, and what a dead worker's clients need comes on top.
+
+    The soft limit is not looked at: the server raises it as far as the hard one allows.
+    """
     name = "open files"
     if machine.files is None:
         return unknown(name, "this system has no such limit, or does not say")
-    soft, hard = machine.files
+    have = min(machine.files[1], MOST)
+    possible = shares(have).connected
     share = math.ceil(plan.connections / plan.workers)
-    wanted = OTHER_FILES + math.ceil(share * (1 if plan.workers == 1 else 1.5))
-    found = f"{_count(soft)} a process, {_count(hard)} at most"
-    if soft >= wanted:
+    most = share if plan.workers == 1 else math.ceil(share * 1.5)
+    wanted = files_for(most)
+    found = f"{have:,} a process, {possible:,} of them for clients"
+    if possible >= most:
         return ok(name, found, f"{wanted:,}")
     why = (
         f"{plan.connections:,} connections are {share:,} for each worker"
         f"{'' if plan.workers == 1 else ', and half as many again when another one is gone'}."
         " Beyond the limit nobody gets in."
     )
-    change = f"ulimit -n {wanted}, or LimitNOFILE={wanted} in the systemd unit"
-    if hard < wanted:
-        change += f"; for a login: '* hard nofile {wanted}' in /etc/security/limits.conf"
+    change = f"LimitNOFILE={wanted} in the systemd unit, --ulimit nofile={wanted} for a container"
+    change += f", or '* hard nofile {wanted}' in /etc/security/limits.conf"
     if machine.files_system is not None and machine.files_system < wanted:
         change += f"; before that sysctl -w fs.nr_open={wanted}"
-    state = bad if soft < share + OTHER_FILES else warn
+    state = bad if possible < share else warn
     return state(name, found, f"{wanted:,}", why, change)
+
+
+def files_for(connections: int) -> int:
+    """The open files that leave so many for clients; see `descriptors.shares`."""
+    return connections + min(1024, max(64, connections // 19 + 1))
 
 
 def accept_queue(machine: Machine, plan: Plan) -> Finding:
@@ -211,10 +218,6 @@ def tracking(machine: Machine, plan: Plan) -> Finding:
 def _queue(plan: Plan) -> int:
     """More than all clients never wait, and more than this the server does not ask for."""
     return min(BACKLOG * plan.workers, max(plan.connections, 128))
-
-
-def _count(limit: int) -> str:
-    return "unlimited" if limit >= UNLIMITED else f"{limit:,}"
 
 
 CHECKS = (files, accept_queue, syn_queue, ports, waiting, tcp_memory, buffers, tracking)
