@@ -48,6 +48,7 @@ from clarion_server.outlet import Outlet
 from clarion_server.peer import Peer
 from clarion_server.process import Process
 from clarion_server.publishing import Publishing, Queue
+from clarion_server.quota import Quotas
 from clarion_server.siblings import Siblings
 from clarion_server.wheel import TICK_SECONDS, Wheel
 
@@ -102,6 +103,7 @@ class Worker:
             data_bytes=config.limits.data_bytes,
             preparation=self.preparation,
             queue=Queue(config.pipeline.queue, config.pipeline.queue_bytes),
+            quotas=Quotas(config.limits),
         )
         self.inboxes = inboxes.make(
             config, worker=self.name, broker=self.broker, preparation=self.preparation

@@ -83,6 +83,6 @@ class Code(StrEnum):
     NO_HISTORY = "no_history"  # the topic's namespace keeps none
     NO_PRESENCE = "no_presence"  # the topic's namespace keeps none
     TOO_LARGE = "too_large"
-    TOO_MANY = "too_many"  # a limit of this connection is reached
-    UNAVAILABLE = "unavailable"  # the broker did not answer; retry_ms says when to try again
+    TOO_MANY = "too_many"  # a limit of this connection, user or API key is reached
+    UNAVAILABLE = "unavailable"  # no answer of the broker, or too much to do; retry_ms says when
     INTERNAL = "internal"

@@ -37,6 +37,7 @@ from clarion_server.lag import Lag
 from clarion_server.pipeline_metrics import pipeline_metrics
 from clarion_server.process import Process
 from clarion_server.publishing import Publishing
+from clarion_server.quota_metrics import quota_metrics
 from clarion_server.timing import Histogram
 from clarion_server.window_metrics import window_metrics
 
@@ -100,6 +101,8 @@ class Metrics:
             yield from admission_metrics(self._edge)
         yield from self._publications()
         yield from window_metrics(self._counters)
+        if self._publishing is not None:
+            yield from quota_metrics(self._publishing.quotas)
         yield from compression_metrics(self._counters)
         if self._presence is not None:
             yield from self._members(self._presence)

@@ -375,6 +375,58 @@ class Limits(Section, frozen=True, kw_only=True):
             most=1_000_000,
         ),
     ] = 1024
+    publish_requests: Annotated[
+        int,
+        option(
+            "requests to publish that a worker has accepted and not answered: of backends, and as"
+            " many of clients",
+            "Ten times what a busy worker has on its way to Redis; a shard that hangs holds them"
+            " for 2 s.",
+            unit="requests",
+            least=1,
+            most=1_000_000,
+        ),
+    ] = 1000
+    publish_messages: Annotated[
+        int,
+        option(
+            "messages in them",
+            "Ten of the largest batches, half a second of work.",
+            unit="messages",
+            least=1,
+            most=100_000_000,
+        ),
+    ] = 100_000
+    publish_bytes: Annotated[
+        int,
+        option(
+            "bytes of their bodies",
+            "Eight of the largest bodies; decoded they take about twice as much once more.",
+            unit="bytes",
+            least=1024,
+            most=68_719_476_736,
+        ),
+    ] = 67_108_864
+    publish_share: Annotated[
+        float,
+        option(
+            "the part of these that one API key may take",
+            "Half: no key can lock out the others, and one alone is hardly held back.",
+            unit="part",
+            least=0.01,
+            most=1,
+        ),
+    ] = 0.5
+    publish_user: Annotated[
+        int,
+        option(
+            "publications of one user that are not answered, over all connections to a worker",
+            "Twice what one connection may have unanswered; nobody types so fast.",
+            unit="publications",
+            least=1,
+            most=1_000_000,
+        ),
+    ] = 128
 
 
 class Keepalive(Section, frozen=True, kw_only=True):

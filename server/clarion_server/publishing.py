@@ -25,10 +25,12 @@ from clarion_fanout.publication import Draft, Receipt
 from clarion_fanout.tasks import Tasks
 from clarion_server.codes import Code
 from clarion_server.counters import Counters
+from clarion_server.options import Limits
 from clarion_server.pipeline.lanes import Lanes, Place
 from clarion_server.pipeline.pool import Busy
 from clarion_server.pipeline.preparation import Preparation
 from clarion_server.pipeline.step import Failed, Refused
+from clarion_server.quota import Quotas
 
 log = logging.getLogger(__name__)
 
@@ -93,9 +95,12 @@ class Publishing:
         data_bytes: int = 65_536,
         preparation: Preparation | None = None,
         queue: Queue = Queue(),  # noqa: B008 - it cannot be changed
+        quotas: Quotas | None = None,
     ) -> None:
         self._broker = broker
         self._counters = counters
+        self.quotas = quotas or Quotas(Limits())
+        """What may be in flight; whoever hands something in asks there first."""
         self._data_bytes = data_bytes
         self._preparation = preparation
         self._queue = queue

@@ -36,6 +36,7 @@ from clarion_server.codes import Close, Code
 from clarion_server.edge import Edge
 from clarion_server.protocol import Id
 from clarion_server.publishing import Declined
+from clarion_server.quota import RETRY_MS, Denied, Grant
 
 MAX_HISTORY_PAGE = 1000
 """Publications in one `history` answer; a client reads on from the last one's position."""
@@ -507,11 +508,18 @@ class Session:
         if key is not UNSET and not is_key(key):
             self._fail(id, Code.BAD_REQUEST, f"publish: {why_not_a_key(key)}", topic)
             return
+        quota = self._edge.publishing.quotas.client
+        admitted = quota.enter(identity.user, len(data), messages=1)
+        if isinstance(admitted, Denied):
+            code = Code.TOO_MANY if admitted.scope == "share" else Code.UNAVAILABLE
+            self._error(id, code, admitted.text, topic, RETRY_MS)
+            return
         draft = Draft(topic, data, key="" if key is UNSET else key)
-        self._start(self._publish(draft, id), "publish")
+        self._start(self._publish(draft, id, admitted), "publish")
 
-    async def _publish(self, draft: Draft, id: Id | UnsetType) -> None:
-        (outcome,) = await self._edge.publishing.publish((draft,), "client")
+    async def _publish(self, draft: Draft, id: Id | UnsetType, grant: Grant) -> None:
+        with grant:
+            (outcome,) = await self._edge.publishing.publish((draft,), "client")
         if self.over:
             return
         if isinstance(outcome, Declined):

@@ -26,6 +26,7 @@ from clarion_server.options import AuthOptions, Config, Namespace
 from clarion_server.origins import Origins
 from clarion_server.outlet import Outlet
 from clarion_server.publishing import Publishing
+from clarion_server.quota import Quotas
 from clarion_server.wheel import Wheel
 from support.clients import FakeClient
 from support.turning import TurningBroker
@@ -202,6 +203,7 @@ class World:
                 broker=self.broker,
                 counters=self.counters,
                 data_bytes=config.limits.data_bytes,
+                quotas=Quotas(config.limits),
             ),
             hub=self.hub,
             permissions=Permissions(config.namespace),

@@ -34,6 +34,7 @@ from clarion_server.options import Config, Namespace
 from clarion_server.orders import Badge
 from clarion_server.process import Process
 from clarion_server.publishing import Publishing
+from clarion_server.quota import Quotas
 from clarion_server.siblings import Siblings
 
 BADGE = Badge(
@@ -212,6 +213,12 @@ class Api:
             clock=clock,
             fleet=self.fleet,
         )
+        self.publishing = Publishing(
+            broker=self.broker,
+            counters=self.counters,
+            data_bytes=self.config.limits.data_bytes,
+            quotas=Quotas(self.config.limits),
+        )
         self.port = 0
         self._session: aiohttp.ClientSession | None = None
 
@@ -220,11 +227,7 @@ class Api:
         return http_api.build(
             config=self.config,
             broker=self.broker,
-            publishing=Publishing(
-                broker=self.broker,
-                counters=self.counters,
-                data_bytes=self.config.limits.data_bytes,
-            ),
+            publishing=self.publishing,
             presence=self.presence,
             fleet=self.fleet,
             shards=lambda: (),

@@ -57,10 +57,11 @@ class Refusal(Exception):
         topic: str | None = None,
         headers: Mapping[str, str] | None = None,
         close: bool = False,
+        retry_ms: int | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.error = Error(code=code, message=message, topic=topic)
+        self.error = Error(code=code, message=message, topic=topic, retry_ms=retry_ms)
         self.headers = headers
         self.close = close
         """Whether the connection ends with the answer: the rest of the request is not wanted."""
@@ -84,6 +85,8 @@ def answer(body: object, status: int = 200) -> web.Response:
 
 
 def refuse(refusal: Refusal) -> web.Response:
+    if refusal.error.retry_ms is not None:
+        return _later(refusal.error, refusal.error.retry_ms, refusal.status)
     headers = {**HEADERS, **refusal.headers} if refusal.headers else HEADERS
     response = web.Response(
         body=encode(Failure(refusal.error)), status=refusal.status, headers=headers

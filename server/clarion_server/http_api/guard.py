@@ -31,6 +31,9 @@ _OPEN = "/v1/openapi.json"
 _PROBES = frozenset({"/livez", "/readyz"})
 _API_KEY = "X-API-Key"
 
+API_KEY = web.RequestKey("api_key", str)
+"""By which key a request was admitted: its place in the configuration, from 1. Never its text."""
+
 
 class Guard:
     """Admits requests, or refuses them."""
@@ -41,27 +44,31 @@ class Guard:
         self._host = config.api_host.lower()
 
     def admit(self, request: web.Request) -> None:
-        """Raises `Refusal`."""
+        """Raises `Refusal`. Notes whose request it is under `API_KEY`."""
         if not self._keys:
             self._admit_local(request)
             return
         # The path as it was sent: what the router would take for another path is another path.
         path = request.rel_url.raw_path
-        if path.startswith(_PROTECTED) and path != _OPEN and not self._knows(_key(request)):
-            raise Refusal(
-                401,
-                Code.UNAUTHORIZED,
-                "an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY",
-                headers={hdrs.WWW_AUTHENTICATE: 'Bearer realm="clarion"'},
-            )
+        if path.startswith(_PROTECTED) and path != _OPEN:
+            place = self._place(_key(request))
+            if not place:
+                raise Refusal(
+                    401,
+                    Code.UNAUTHORIZED,
+                    "an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY",
+                    headers={hdrs.WWW_AUTHENTICATE: 'Bearer realm="clarion"'},
+                )
+            request[API_KEY] = str(place)
 
-    def _knows(self, key: str) -> bool:
+    def _place(self, key: str) -> int:
+        """The place of a key among the configured ones, from 1; 0 if it is none of them."""
         digest = _digest(key)
-        known = False
-        for candidate in self._keys:
+        found = 0
+        for place, candidate in enumerate(self._keys, 1):
             # All of them, so that the time does not say which one it was.
-            known |= hmac.compare_digest(candidate, digest)
-        return known
+            found = max(found, place * hmac.compare_digest(candidate, digest))
+        return found
 
     def _admit_local(self, request: web.Request) -> None:
         headers = request.headers

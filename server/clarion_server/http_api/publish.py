@@ -19,8 +19,10 @@ from clarion_fanout.publication import Draft, PayloadError, Receipt
 from clarion_server.codes import Code
 from clarion_server.http_api.bodies import TopicName, checked, decode, read
 from clarion_server.http_api.errors import Failure, Refusal, answer, decline, declined
+from clarion_server.http_api.guard import API_KEY
 from clarion_server.options import Limits
 from clarion_server.publishing import Declined, Publishing
+from clarion_server.quota import RETRY_MS, Denied, Grant
 
 PORTION = 500
 """Messages that are checked and published in one turn of the event loop: about 3 ms with small
@@ -134,15 +136,48 @@ class Publisher:
         self._publishing = publishing
 
     async def one(self, request: web.Request) -> web.Response:
-        draft = self._draft(decode(_MESSAGE, await read(request, self._limits)))
-        (outcome,) = await self._publishing.publish((draft,), "api")
+        with self._admit(request) as grant:
+            draft = self._draft(decode(_MESSAGE, await self._read(request, grant)))
+            _allow(grant.add(1))
+            (outcome,) = await self._publishing.publish((draft,), "api")
         if isinstance(outcome, Declined):
             return decline(outcome, draft.topic)
         return answer(_published(outcome))
 
     async def batch(self, request: web.Request) -> web.Response:
-        messages = decode(_BATCH, await read(request, self._limits)).messages
-        self._bound(len(messages), "messages")
+        with self._admit(request) as grant:
+            messages = decode(_BATCH, await self._read(request, grant)).messages
+            self._bound(len(messages), "messages")
+            _allow(grant.add(len(messages)))
+            return await self._batch(messages)
+
+    async def broadcast(self, request: web.Request) -> web.Response:
+        with self._admit(request) as grant:
+            broadcast = decode(_BROADCAST, await self._read(request, grant))
+            self._bound(len(broadcast.topics), "topics")
+            _allow(grant.add(len(broadcast.topics)))
+            return await self._broadcast(broadcast)
+
+    def _admit(self, request: web.Request) -> Grant:
+        """Lets a request in whose body is not read yet. Raises `Refusal`.
+
+        One that does not say how long it is counts as the longest until it has come.
+        """
+        size = request.content_length
+        most = self._limits.body_bytes
+        key = request.get(API_KEY, "")
+        size = most if size is None else min(size, most)
+        admitted = self._publishing.quotas.api.enter(key, size, key)
+        if isinstance(admitted, Grant):
+            return admitted
+        raise _refusal(admitted)
+
+    async def _read(self, request: web.Request, grant: Grant) -> bytes:
+        body = await read(request, self._limits)
+        _allow(grant.resize(len(body)))
+        return body
+
+    async def _batch(self, messages: Sequence[msgspec.Raw]) -> web.Response:
         results: list[Outcome] = []
         for start in range(0, len(messages), PORTION):
             if start:
@@ -151,10 +186,8 @@ class Publisher:
             results += await self._publish([self._entry(raw) for raw in part])
         return answer(Results(results))
 
-    async def broadcast(self, request: web.Request) -> web.Response:
-        broadcast = decode(_BROADCAST, await read(request, self._limits))
+    async def _broadcast(self, broadcast: Broadcast) -> web.Response:
         topics, id, key = broadcast.topics, broadcast.id, _key(broadcast.key)
-        self._bound(len(topics), "topics")
         # Topics may differ in what they take, so the largest is checked here, and the size of each.
         most = max(map(self._publishing.most_bytes, topics), default=self._limits.data_bytes)
         data = self._data(broadcast.data, most)
@@ -217,6 +250,17 @@ class Publisher:
         if count > self._limits.batch:
             text = f"{count} {what}, the limit is {self._limits.batch}"
             raise Refusal(413, Code.TOO_LARGE, text)
+
+
+def _allow(denied: Denied | None) -> None:
+    if denied is not None:
+        raise _refusal(denied)
+
+
+def _refusal(denied: Denied) -> Refusal:
+    if denied.scope == "share":
+        return Refusal(429, Code.TOO_MANY, denied.text, retry_ms=RETRY_MS)
+    return Refusal(503, Code.UNAVAILABLE, denied.text, retry_ms=RETRY_MS)
 
 
 def _key(key: str | None, topic: str | None = None) -> str:
