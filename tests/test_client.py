@@ -452,6 +452,21 @@ async def test_presence_comes_in_pages() -> None:
         assert (await client.presence("a", limit=5, after=page.next)).next is None
 
 
+async def test_pages_of_the_past_and_of_members_are_walked() -> None:
+    everybody = Namespace(presence="members", history_size=3000, subscribe="everyone")
+    async with connected(configuration(namespaces={"chat": everybody})) as (worker, one):
+        for number in range(2100):
+            await publish(worker, "chat:1", number)
+        assert [message.data async for message in one.past("chat:1")] == list(range(2100))
+        newest = [message async for message in one.past("chat:1", reverse=True)]
+        assert [message.data for message in newest] == list(reversed(range(2100)))
+        since = newest[2].position
+        assert [message.data async for message in one.past("chat:1", since=since)] == [2098, 2099]
+        async with one.subscribe("chat:1"), one.subscribe("orders:1"):
+            [member] = [member async for member in one.members("chat:1")]
+            assert member.client == one.state.client
+
+
 async def test_an_answer_that_does_not_come_is_not_waited_for() -> None:
     async def script(talk: Talk) -> None:
         await welcome(talk)

@@ -115,6 +115,16 @@ async def test_the_commands_of_the_section_work() -> None:
         assert names["state"].client
 
 
+async def test_the_past_is_walked_as_the_section_says(capsys: pytest.CaptureFixture[str]) -> None:
+    async with running() as worker, Client(f"ws://127.0.0.1:{worker.port}") as client:
+        for number in range(3):
+            await client.publish("orders:42", number)
+        first = (await client.history("orders:42", limit=1)).messages[0]
+        past = block("client.past").partition("async for member")[0]
+        await run(past, {"client": client, "position": first.position})
+    assert capsys.readouterr().out.split() == ["1", "2"]
+
+
 async def test_publishing_works_as_the_section_says() -> None:
     async with running() as worker:
         address = f'"http://127.0.0.1:{worker.api_port}"'

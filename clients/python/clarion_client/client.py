@@ -7,7 +7,7 @@ import inspect
 import logging
 import random
 import ssl as ssl_module
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -16,6 +16,7 @@ from clarion_client.engine import Engine
 from clarion_client.errors import ClarionError, Refused, Unanswered, Unsubscribed
 from clarion_client.events import (
     History,
+    Member,
     Message,
     Position,
     Presence,
@@ -25,11 +26,15 @@ from clarion_client.events import (
 from clarion_client.link import Target, websocket_url
 from clarion_client.machine import Machine, Timing
 from clarion_client.mailbox import Mailbox, WhenFull
+from clarion_client.pages import Members, Past
 from clarion_client.subscription import OnLost, Subscription
 from clarion_client.tokens import Tokens, TokenSource
 from clarion_client.version import VERSION
 
 log = logging.getLogger("clarion_client")
+
+PAGE = 1000
+"""Messages that are asked for at once: the most that a server gives."""
 
 Policy: TypeAlias = Literal["wait", "drop_oldest", "raise"]
 Since: TypeAlias = Position | Mapping[str, Position] | None
@@ -268,6 +273,28 @@ class Client:
         ]
         return History(page.topic, Position(page.epoch, page.offset), messages)
 
+    def past(
+        self,
+        topic: str,
+        *,
+        since: Position | None = None,
+        reverse: bool = False,
+        answer_s: float | None = None,
+    ) -> AsyncIterator[Message]:
+        """All of a topic's history, page by page: what is kept, or what follows `since`.
+
+        reverse: the newest first, or what stands before `since`. Raises as `history` does, and
+        `MessagesLost` where messages are gone that should have followed; iterate again, and it goes
+        on behind the hole.
+        """
+
+        async def page(since: Position | None) -> History:
+            return await self.history(
+                topic, limit=PAGE, since=since, reverse=reverse, answer_s=answer_s
+            )
+
+        return Past(page, since, reverse)
+
     async def presence(
         self,
         topic: str,
@@ -286,6 +313,17 @@ class Client:
             lambda id: wire.encode("presence", id, **fields), wire.PresenceList, True, answer_s
         )
         return Presence(page.topic, page.count, list(page.members), page.next)
+
+    def members(self, topic: str, *, answer_s: float | None = None) -> AsyncIterator[Member]:
+        """All who are subscribed, page by page. Raises as `presence` does.
+
+        Who is there all the time comes; who comes or goes meanwhile may be missed.
+        """
+
+        async def page(after: str | None) -> Presence:
+            return await self.presence(topic, after=after, answer_s=answer_s)
+
+        return Members(page)
 
     async def _ask(
         self,
