@@ -291,6 +291,7 @@ def test_a_good_server_has_nothing_to_look_at() -> None:
         (node({"aof_enabled": "0"}), "persistence", "warn", "appendonly yes"),
         (node({"aof_enabled": "0"}, {"save": "60 1"}), "persistence", "warn", "appendonly yes"),
         (node({"aof_last_write_status": "err"}), "persistence", "bad", "df -h"),
+        (node(certificate_s=9 * 86_400), "certificate", "warn", "tls-cert-file"),
         (node(ahead_s=-7.0), "clock", "warn", "chrony"),
         (node(pool="sentinel"), "replicas", "warn", "REPLICAOF 127.0.0.1 6379"),
         (

@@ -59,6 +59,16 @@ async def test_settings_are_read_where_the_server_has_them() -> None:
         assert states(shard) == {"maxmemory": "bad", "timeout": "warn"}
 
 
+async def test_servers_are_asked_by_tls_and_at_a_socket_too() -> None:
+    async with RedisServer(tls=True) as encrypted, RedisServer(unixsocket=True) as near:
+        one, other = await asked(encrypted.url, near.url)
+        assert "bad" not in states(one).values()
+        assert findings(one)["certificate"].found.startswith("valid for ")
+        assert findings(one)["encryption, login"].found.startswith("TLS")
+        assert "bad" not in states(other).values()
+        assert "certificate" not in findings(other)
+
+
 async def test_every_primary_of_a_cluster_is_asked() -> None:
     cluster = await shared_cluster()
     (shard,) = await asked(cluster.url)

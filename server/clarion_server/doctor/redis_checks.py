@@ -22,6 +22,9 @@ SLOW_PING = 0.002
 
 SKEW_SECONDS = 1.0
 
+RENEWAL_DAYS = 14
+"""Certificates that renew themselves do so a month before their end: two weeks later it failed."""
+
 IDLE_SECONDS = 30
 """A connection of ours is never quiet for longer than `shards.probe_s`, 1 s unless configured."""
 
@@ -349,6 +352,23 @@ def encryption(node: Node, plan: Plan) -> Finding:
     )
 
 
+def certificate(node: Node, plan: Plan) -> Finding | None:
+    name = "certificate"
+    if node.certificate_s is None:
+        return None
+    days = node.certificate_s / 86_400
+    found = f"valid for {days:.0f} days"
+    if days >= RENEWAL_DAYS:
+        return ok(name, found)
+    return warn(
+        name,
+        found,
+        f"{RENEWAL_DAYS} days or more",
+        "When it has ended no worker connects any more, all at the same moment.",
+        "renew it; Redis takes the new one by CONFIG SET tls-cert-file FILE, without a restart",
+    )
+
+
 def clock(node: Node, plan: Plan) -> Finding:
     name = "clock"
     if node.ahead_s is None:
@@ -408,6 +428,7 @@ CHECKS = (
     path,
     rights,
     encryption,
+    certificate,
     latency,
     subscribers,
     memory,

@@ -9,6 +9,7 @@ import asyncio
 import json
 import re
 import secrets
+import ssl
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -55,6 +56,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     info: INFO, by name. settings: `SETTINGS`.
     scripts: why scripts do not run; "" if they do. refused: commands that this user may not send.
     pings_s: round trips. ahead_s: its clock, less ours.
+    certificate_s: for how long its certificate is valid from now on; None without TLS.
     path: why nothing that is published there arrives; "" if it does, None if it was not tried.
     cluster: CLUSTER INFO, by name.
     """
@@ -72,6 +74,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     refused: tuple[str, ...] = ()
     pings_s: tuple[float, ...] = ()
     ahead_s: float | None = None
+    certificate_s: float | None = None
     path: str | None = None
     cluster: dict[str, str] | None = None
 
@@ -89,6 +92,9 @@ async def ask_node(shard: str, address: Address, pool: Pool, plan: Plan) -> Node
     try:
         async with _conversation(address, plan.timeout_s) as ask:
             node = await _ask(node, ask, plan)
+            if address.tls is not None:
+                left = await _certificate_s(address, address.tls, plan.timeout_s)
+                node = msgspec.structs.replace(node, certificate_s=left)
             if pool == "cluster":  # there a channel is one node's, and these names are not chosen
                 return node
             path = await _path(address, ask, plan)
@@ -154,6 +160,17 @@ async def _ask(node: Node, ask: _Conversation, plan: Plan) -> Node:
         ahead_s=_seconds(clock, now),
         cluster=facts(cluster) if isinstance(cluster, bytes) else None,
     )
+
+
+async def _certificate_s(address: Address, tls: ssl.SSLContext, timeout_s: float) -> float:
+    async with asyncio.timeout(timeout_s):
+        _, writer = await asyncio.open_connection(
+            address.host, address.port, ssl=tls, server_hostname=address.host
+        )
+    try:
+        return ssl.cert_time_to_seconds(writer.get_extra_info("peercert")["notAfter"]) - time.time()
+    finally:
+        writer.transport.abort()
 
 
 async def _path(address: Address, ask: _Conversation, plan: Plan) -> str:
