@@ -22,6 +22,7 @@ SCENARIOS = {
     "presence": "what it costs a worker and its Redis to know who is subscribed",
     "shards": "what Redis adds: latency, publishes a second, a topic a user; 0, 1 and 3 shards",
     "inbox": "what backends leave in Redis: entries published a second, and how soon",
+    "pipeline": "steps that keep processors busy for seconds, beside what should not notice",
     "slow": "a part of the clients stops reading for good: who notices, what it costs, who is gone",
     "compress": "what compression saves and costs, for 1, 100 and 10,000 subscribers",
     "steps": "what each step of a pipeline costs, at its least and a byte",
