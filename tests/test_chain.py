@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ from clarion_server.options import Namespace
 from clarion_server.pipeline import chain
 from clarion_server.pipeline.chain import Chain
 from clarion_server.pipeline.options import (
+    AnyStep,
     Compress,
     JsonSchema,
     Project,
     Python,
     Redact,
-    StepOptions,
     Template,
     XmlToJson,
 )
@@ -42,7 +43,7 @@ class Raising:
         raise self._error
 
 
-def made(*steps: StepOptions, limit: int = 1000, **files: bytes) -> Chain:
+def made(*steps: AnyStep, limit: int = 1000, **files: bytes) -> Chain:
     return chain.make(Namespace(pipeline=steps), limit=limit, files=files)
 
 
@@ -70,7 +71,7 @@ def test_steps_run_in_their_order() -> None:
 
 
 @pytest.mark.parametrize("steps", [(), (Compress(),)])
-def test_a_namespace_without_steps_has_an_empty_chain(steps: tuple[StepOptions, ...]) -> None:
+def test_a_namespace_without_steps_has_an_empty_chain(steps: tuple[AnyStep, ...]) -> None:
     one = made(*steps)
     assert (one.names, one.safe, one.run(b"[1, 2]")) == ((), True, b"[1, 2]")
 
@@ -117,6 +118,20 @@ def test_what_is_logged_is_one_short_line(caplog: pytest.LogCaptureFixture) -> N
     assert record.getMessage().isprintable()
 
 
+def test_the_log_is_not_for_publishers_to_fill(caplog: pytest.LogCaptureFixture) -> None:
+    now = [7.0]
+    one = Chain([Raising(KeyError("x"))], limit=9, clock=lambda: now[0])
+    for _ in range(100):
+        refusal(one)
+    assert len(caplog.records) == 10
+    now[0] += 1
+    refusal(one)
+    assert [record.getMessage().split(" at ")[0] for record in caplog.records[10:]] == [
+        "90 more failures of steps were not logged",
+        """step raising failed: "KeyError: 'x'\"""",
+    ]
+
+
 def test_a_text_for_a_publisher_is_short() -> None:
     assert len(str(refusal(Chain([Raising(Refused("x" * 10_000))], limit=9)))) < 600
 
@@ -161,6 +176,19 @@ def test_a_number_that_python_does_not_read_is_refused() -> None:
     refused = refusal(made(Redact(fields=("a",)), limit=10_000), b"1" * 5000)
     assert (refused.step, type(refused)) == ("redact", Refused)
     assert "cannot be read" in str(refused)
+
+
+@pytest.mark.parametrize(
+    ("module", "without"),
+    [
+        ("clarion_server.app", ["jinja2", "jsonschema_rs", "xml"]),
+        ("clarion_server.pipeline.work", ["jinja2", "jsonschema_rs", "xml", "aiohttp", "redis"]),
+    ],
+)
+def test_who_has_no_steps_pays_for_none(module: str, without: list[str]) -> None:
+    program = f"import sys, {module}; print(*(set({without}) & sys.modules.keys()))"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert found.stdout.split() == []
 
 
 def test_the_event_loops_process_imports_no_code_of_the_users(tmp_path: Path) -> None:

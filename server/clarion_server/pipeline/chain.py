@@ -15,8 +15,9 @@ A step's module is imported when the first chain with it is made: who has no ste
 from __future__ import annotations
 
 import logging
+import time
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from clarion_server.options import Namespace
@@ -41,6 +42,10 @@ TEXT = 500
 """Characters of a text for a publisher: a few errors and their places. Data may be quoted in it."""
 
 
+LINES = 10
+"""That a chain logs in a second, at most: whoever publishes could fill the disk with them."""
+
+
 class Chain:
     """The steps that change or check data, in order. `compress` is none of them: it is about how
     publications are sent, so that a namespace with nothing else has an empty chain.
@@ -51,11 +56,15 @@ class Chain:
     limit: the most bytes that may come out. What goes in may be larger.
     """
 
-    def __init__(self, steps: Iterable[Step], *, limit: int) -> None:
+    def __init__(
+        self, steps: Iterable[Step], *, limit: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.steps = tuple(steps)
         self.names = tuple(step.name for step in self.steps)
         self.safe = all(step.safe for step in self.steps)
         self.limit = limit
+        self._clock = clock
+        self._second, self._lines = 0, 0  # the second in which lines were logged, and how many
 
     def load(self) -> None:
         """Imports what the first `run` would import. Raises `Misconfigured`, with `place`."""
@@ -86,7 +95,7 @@ class Chain:
         except MemoryError:
             raise
         except (Exception, SystemExit) as error:
-            log.error("step %s failed: %s", step.name, _summary(error))
+            self._log(f"step {step.name} failed: {_summary(error)}")
             raise _named(Failed("failed; the server's log says why"), step.name) from None
 
     def result(self, document: Document) -> bytes:
@@ -98,6 +107,16 @@ class Chain:
         except Refused as refused:
             raise _named(refused, self.names[-1] if self.names else "") from None
         return data
+
+    def _log(self, line: str) -> None:
+        second = int(self._clock())
+        if second != self._second:
+            if self._lines > LINES:
+                log.error("%d more failures of steps were not logged", self._lines - LINES)
+            self._second, self._lines = second, 0
+        self._lines += 1
+        if self._lines <= LINES:
+            log.error("%s", line)
 
 
 def read_files(steps: Iterable[StepOptions]) -> Files:
