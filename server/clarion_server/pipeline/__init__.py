@@ -5,10 +5,14 @@ through them before the broker sees it, whoever published it: the private API, a
 backend through the inbox in Redis. A namespace without steps costs nothing.
 
     publishing   takes drafts, has them prepared, publishes them in their topic's order
+    bench        the same for what backends leave in Redis
     lanes        who waits for whom: only drafts of one topic do
+    preparation  where the steps run: at once, on the loop a little later, in the pool
+    pool         processes, bounded in number, time and memory, that are replaced when they fail;
+                 `turns` says whose job is next, `process` is one of them from outside, `child`
+                 from inside, `work` what it can do
     chain        the steps of a namespace, made once in each process that runs them
     step         what a step is, and the document that it works on
-    pool         processes, bounded in number, time and memory, that are replaced when they fail
 
 What is promised
     Publications of one topic leave in the order in which they were accepted, however long each of
