@@ -39,7 +39,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="PEER",
         choices=[*PEERS, "all"],
-        help=f"play them against these too: all, or some of {', '.join(PEERS)}",
+        help=f"play compare and crowd against these too: all, or of {', '.join(PEERS)}",
     )
     parser.add_argument("--redis", default="redis-server", help="the program")
     parser.add_argument(
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> Result:
 
 
 def _usual() -> list[str]:
-    return [name for name in names() if name not in ("soak", "compare", "crowd")]
+    return [name for name in names() if name != "soak"]
 
 
 def _cores(wanted: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -113,9 +113,8 @@ def _targets(
         redis_cores=generator,
     )
     wanted = list(PEERS) if "all" in args.against else args.against
-    for name in wanted:
-        if plan.compared():
-            yield PEERS[name](server)
+    for name in wanted if plan.peers else ():
+        yield PEERS[name](server)
 
 
 def _faults(result: Result, label: str, take: dict[str, Any]) -> None:

@@ -157,6 +157,7 @@ PHASE = '[[phases]]\nname="a"\nseconds=1\nrate=1\n'
         (PHASE + 'event = "explode"', "unknown event 'explode'"),
         ("payload = 10\n" + PHASE, "58 bytes or more"),
         ("sample = 5\ntopics = 3\n" + PHASE, "a sample needs one topic"),
+        ("peers = true\nsse = 0.5\n" + PHASE, "peers know topics"),
         ("workers = 2\n" + PHASE, "several workers need a Redis"),
     ],
 )

@@ -7,10 +7,13 @@ import socket
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Self
 
 import pytest
-from loadtest.carriers import CLARION
+from loadtest.carriers import CLARION, has_compiler
+from loadtest.peers.bare import CLoop, PythonLoop
+from loadtest.peers.peer import Peer
 from loadtest.play.desk import Desk, Lines
 from loadtest.play.plan import Plan, load, parse
 from loadtest.play.play import Play
@@ -48,6 +51,16 @@ def test_nothing_is_lost_in(name: str) -> None:
     assert take["faults"] == []
     assert isinstance(take["deliveries"], int)
     assert take["deliveries"] > 0
+
+
+@pytest.mark.parametrize("peer", [PythonLoop, CLoop])
+def test_a_bare_loop_plays_the_comparison(peer: type[Peer]) -> None:
+    if peer is CLoop and not has_compiler():
+        pytest.skip("there is no C compiler")
+    plan = load("compare").scaled(0.05, 0.1)
+    take = played(replace(plan, phases=plan.phases[:3]), peer(CORES))
+    assert take["faults"] == []
+    assert take["version"]
 
 
 class Liar:

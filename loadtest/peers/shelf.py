@@ -43,12 +43,13 @@ def _fresh(name: str) -> Path:
     return folder
 
 
-def python(name: str, packages: Sequence[str]) -> Path:
+def python(name: str, packages: Sequence[str], shelf: Path = SHELF) -> Path:
     """The interpreter of an environment with these packages."""
-    folder = SHELF / name
+    folder = shelf / name
     if not folder.exists():
         progress(f"installing {', '.join(packages)} into {folder}")
-        _run([sys.executable, "-m", "venv", folder], SHELF if SHELF.exists() else Path())
+        shelf.mkdir(exist_ok=True)
+        _run([sys.executable, "-m", "venv", folder], shelf)
         try:
             _run([folder / "bin" / "pip", "install", "--quiet", *packages], folder)
         except CannotInstall:

@@ -51,7 +51,8 @@ class Plan:
     batch: publications in one request at most; 1: a request each.
     careful: a publication that was refused is tried again, under its idempotency key.
     sample: how many clients are looked at in full; 0: all. Of the others bytes are counted.
-    ramp: ends at the first phase that is not carried.
+    ramp: ends at the second phase in a row that is not carried.
+    peers: whether `--against` counts; then it must ask for no more than topics.
     redis, workers: 0 and 1 are the embedded broker.
     history: publications kept for each topic.
     server: options of Clarion, as environment variables.
@@ -70,6 +71,7 @@ class Plan:
     careful: bool = False
     sample: int = 0
     ramp: bool = False
+    peers: bool = False
     redis: int = 0
     workers: int = 1
     history: int = 100
@@ -111,11 +113,6 @@ class Plan:
 
     def seconds(self) -> float:
         return sum(phase.seconds for phase in self.phases)
-
-    def compared(self) -> bool:
-        """Whether servers that know no more than topics can play it too."""
-        events = any(phase.event or phase.churn for phase in self.phases)
-        return not (events or self.sse or self.redis or self.subscriptions > 1)
 
     def document(self) -> dict[str, Any]:
         """For a result."""
@@ -172,5 +169,8 @@ def _check(plan: Plan) -> None:
         raise ValueError("more subscriptions than topics")
     if plan.sample and plan.topics != ONE:
         raise ValueError("a sample needs one topic: the others' bytes are compared with its")
+    more = plan.sse or plan.redis or plan.subscriptions > 1
+    if plan.peers and (more or any(phase.event or phase.churn for phase in plan.phases)):
+        raise ValueError("peers know topics, and neither events, churn, sse nor redis")
     if plan.workers > 1 and not plan.redis:
         raise ValueError("several workers need a Redis")

@@ -66,6 +66,8 @@ class Stage:
     seconds: float = 0.0
     published: int = 0
     deliveries: int = 0
+    in_time: int = 0
+    """Deliveries before the phase was over: what its CPU time and seconds were spent on."""
     cpu_s: float = 0.0
     generator: float = 0.0
     """The share of the generator's cores that was in use, by whomever."""
@@ -90,7 +92,8 @@ class Stage:
             "expected": round(self.published * fan),
             "deliveries": self.deliveries,
             "carried": self.carried,
-            "cpu_us": self.cpu_s / self.deliveries * 1e6 if self.deliveries else None,
+            "in_time": self.in_time,
+            "cpu_us": self.cpu_s / self.in_time * 1e6 if self.in_time else None,
             "server_busy": self.cpu_s / self.seconds,
             "generator_busy": self.generator,
             "generator_own": self.own / self.seconds,
@@ -208,18 +211,23 @@ class Play:
         stages: list[Stage] = []
         for phase in plan.phases:
             stages.append(self._pass(phase))
-            if plan.ramp and not stages[-1].carried:
+            # One alone may be the machine's fault; what it left over comes with the next.
+            if plan.ramp and len(stages) > 1 and not (stages[-2].carried or stages[-1].carried):
                 break
         fallen = not stages[-1].carried
         missing = self._settle(fallen)
         self._judge(missing, fallen)
         measured = [stage for stage in stages if stage.phase.measured and stage.carried]
         whole, own, late = Histogram(), Histogram(), Histogram()
-        for stage in measured:
+        # A ramp's latencies are those of its first phase: the others are there to overload.
+        for stage in measured[:1] if plan.ramp else measured:
             whole.add(stage.latencies.counts)
             own.add(stage.waited.counts)
             late.add(stage.late.counts)
+        best = max((stage.in_time / stage.seconds for stage in measured), default=None)
         deliveries = sum(stage.deliveries for stage in measured)
+        in_time = sum(stage.in_time for stage in measured)
+        cpu = sum(stage.cpu_s for stage in measured)
         seconds = sum(stage.seconds for stage in measured)
         return {
             "target": self.target.name,
@@ -230,9 +238,9 @@ class Play:
             "grain": self.grain,
             "timeline": [_row(self.timeline[second]) for second in sorted(self.timeline)],
             "deliveries": deliveries,
-            "per_second": deliveries / seconds if seconds else None,
-            "best": max((s.deliveries / s.seconds for s in measured), default=None),
-            "cpu_us": sum(s.cpu_s for s in measured) / deliveries * 1e6 if deliveries else None,
+            "per_second": best if plan.ramp else in_time / seconds if seconds else None,
+            "best": best,
+            "cpu_us": cpu / in_time * 1e6 if in_time else None,
             "latency": summary(whole),
             "steady_us": measured[0].document(1)["cpu_us"] if measured else None,
             "steady_latency": summary(measured[0].latencies) if measured else {},
@@ -311,7 +319,7 @@ class Play:
             self._read(min(left, 0.2))
             self._show(f"{phase.name}, {left:.0f} s left")
         self._flush()
-        stage.seconds = time.monotonic() - started
+        stage.seconds, stage.in_time = time.monotonic() - started, stage.deliveries
         stage.cpu_s = self._cpu() - cpu
         stage.generator = (machine.busy_seconds(self.cores) - generator) / (
             stage.seconds * len(self.cores)
