@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import shlex
 import shutil
@@ -25,6 +26,7 @@ STOP_S = 10.0
 """How long a server may take to stop before it is killed: two close timeouts of Clarion's."""
 
 HERE = Path(__file__).parent
+NAMESPACES = "CLARION_NAMESPACES_"
 CLARION = f"{shlex.quote(str(Path(sys.executable).with_name('clarion')))} serve"
 
 
@@ -45,13 +47,17 @@ class Carrier:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE if isinstance(self, Loop) else log,
                 stderr=log,
-                env={**os.environ, **environment},
+                env={**os.environ, **self.configured(environment)},
                 preexec_fn=lambda: machine.pin(*self.cores),
             )
 
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    def configured(self, environment: Mapping[str, str]) -> Mapping[str, str]:
+        """What the process gets as its environment beside this one's."""
+        return environment
 
     def last_words(self) -> str:
         """The end of what the process wrote."""
@@ -84,7 +90,8 @@ class Clarion(Carrier):
     """A development server of its own, ready when the constructor returns.
 
     command: what to start; `--port N --api-port M` is added.
-    environment: options as `CLARION_...` variables.
+    environment: options as `CLARION_...` variables; `CLARION_NAMESPACES_DEFAULT_HISTORY_SIZE` and
+        its like too, which the server itself does not know.
     """
 
     def __init__(self, command: str = CLARION, **environment: str) -> None:
@@ -98,6 +105,22 @@ class Clarion(Carrier):
                 self.__exit__(None, None, None)
                 raise SystemExit(f"the server did not start: {words or 'it wrote nothing'}")
             time.sleep(0.05)
+
+    def configured(self, environment: Mapping[str, str]) -> Mapping[str, str]:
+        """The server takes the options of namespaces from a file alone: it gets one."""
+        plain = {k: v for k, v in environment.items() if not k.startswith(NAMESPACES)}
+        tables: dict[str, str] = {}
+        for key in environment.keys() - plain.keys():
+            name, _, option = key.removeprefix(NAMESPACES).lower().partition("_")
+            value = environment[key]
+            shown = value if value.isdigit() else json.dumps(value)
+            tables[name] = f"{tables.get(name, '')}{option} = {shown}\n"
+        if tables:
+            path = self._folder / "clarion.toml"
+            text = "".join(f"[namespaces.{name}]\n{table}" for name, table in tables.items())
+            path.write_text(f"development = true\n{text}")
+            plain["CLARION_CONFIG"] = str(path)
+        return plain
 
     def _ready(self) -> bool:
         try:

@@ -143,3 +143,11 @@ def test_percentiles_and_tables() -> None:
     assert percentile(range(100), 0.99) == 99
     rows = [{"": "a", "n": 12345}, {"": "bb", "n": 0.5}]
     assert table(rows).splitlines() == ["         n", "a   12,345", "bb    0.50"]
+
+
+def test_options_of_a_namespace_reach_the_server() -> None:
+    options = {"CLARION_NAMESPACES_DEFAULT_HISTORY_SIZE": "0"}
+    with carriers.Clarion(carriers.CLARION, **options) as clarion:
+        status, text = clarion.get("/v1/topics/any/history")
+    assert status >= 400
+    assert "no_history" in text
