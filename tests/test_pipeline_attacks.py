@@ -153,8 +153,8 @@ def test_what_fits_is_data_and_nothing_else(data: bytes, result: Any) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        b"{" + b",".join(b'"%07x":0' % n for n in range(800_000)) + b"}",
-        b"[" + b"[]," * 350_000 + b"[]]",
+        b"{" + b",".join(b'"%07x":0' % n for n in range(100_000)) + b"}",
+        b"[" + b"[]," * 150_000 + b"[]]",
         b'{"secret":' * 511 + b"1" + b"}" * 511,
         b'{"a":' * 511 + b"1" + b"}" * 511,
         b'"' + b"\\u0041" * 1_600_000 + b'"',
@@ -175,8 +175,8 @@ def test_large_documents_are_walked_in_time(data: bytes) -> None:
         ),
         ('<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><a>&b;</a>', "DOCTYPE"),
         ("<a>" * 100_000, "deeper than 64"),
-        ("<a>" + "<b/>" * 2_000_000 + "</a>", "more than 10000"),
-        ("<a " + " ".join(f"b{n}='1'" for n in range(500_000)) + "/>", "more than 10000"),
+        ("<a>" + "<b/>" * 1_000_000 + "</a>", "more than 10000"),
+        ("<a " + " ".join(f"b{n}='1'" for n in range(100_000)) + "/>", "more than 10000"),
         ("<id>" + "x" * 10_000_000 + "</id>", "more than 100000"),
         ("<id>" + "&amp;" * 200_000 + "</id>", "does not match"),
         ("<a>" + "<!-- -->" * 1_000_000, "no element found"),
