@@ -6,6 +6,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -43,6 +44,12 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--redis", default="redis-server", help="the program")
     parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="Clarion's, at least, with a Redis: each takes no more clients than it has open files",
+    )
+    parser.add_argument(
         "--server-cores", type=int, default=1, help="the others are the generator's"
     )
 
@@ -64,6 +71,8 @@ def run(args: argparse.Namespace) -> Result:
     }
     for plan in plans:
         plan = plan.scaled(args.clients, args.seconds)
+        if args.workers > plan.workers:
+            plan = replace(plan, workers=args.workers, redis=max(1, plan.redis))
         takes = []
         repetitions = args.repetitions or plan.repetitions
         for turn in range(1, repetitions + 1):

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from loadtest.page.figures import spread, typical
+from loadtest.page.figures import growth, spread, typical
 from loadtest.page.page import page
 from loadtest.page.plot import Scale, Series, bars, lines, number, tail
 from loadtest.play.histogram import Histogram
@@ -88,6 +88,14 @@ def test_the_repetition_that_is_shown_is_the_middle_one() -> None:
     takes = [take("Clarion", p99, place) for place, p99 in enumerate((9, 1, 5))]
     assert typical(takes)["repetition"] == 2
     assert spread(takes, "cpu_us") == (9.0, 9.0, 9.0)
+
+
+def test_growth_is_the_slope_of_the_second_half_of_a_long_run() -> None:
+    one = take("Clarion", 5)
+    assert growth(one) != growth(one)  # four seconds say nothing
+    rows = [{"second": at, "memory": 10**8 + max(0, at - 900)} for at in range(1800)]
+    one["timeline"] = rows
+    assert growth(one) == pytest.approx(3600)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 999.0])

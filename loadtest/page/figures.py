@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from statistics import median
+from statistics import linear_regression, median
 from typing import Any
 
 from loadtest.page.plot import Band, Series, bars, lines, tail
@@ -104,6 +104,29 @@ def over_time(take: Take) -> Iterator[str]:
 
 def _pairs(rows: Sequence[Take]) -> Iterator[tuple[Take, Take]]:
     return pairwise(rows)
+
+
+def came_back(take: Take) -> Iterator[str]:
+    """How soon those were in place again who lost their connection, phase by phase."""
+    for phase in take["phases"]:
+        back = phase["back"]
+        if back["count"]:
+            yield (
+                f"{phase['name']}: {back['count']:,} came back, half of them within"
+                f" {back['p50']:,.0f} ms, the last one after {back['max']:,.0f} ms"
+            )
+
+
+def growth(take: Take) -> float:
+    """Bytes an hour by which memory grew over the second half: the slope of the best line.
+
+    nan when the run was shorter than ten minutes: that would be noise.
+    """
+    rows = [(row["second"], row["memory"]) for row in take["timeline"] if row.get("memory")]
+    rows = rows[len(rows) // 2 :]
+    if not rows or rows[-1][0] - rows[0][0] < 300:
+        return float("nan")
+    return linear_regression(*zip(*rows, strict=True)).slope * 3600
 
 
 def distribution(takes: Sequence[Take]) -> str:

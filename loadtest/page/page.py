@@ -7,7 +7,17 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from loadtest.page.figures import Take, beside, by_target, distribution, over_time, spread, typical
+from loadtest.page.figures import (
+    Take,
+    beside,
+    by_target,
+    came_back,
+    distribution,
+    growth,
+    over_time,
+    spread,
+    typical,
+)
 
 STYLE = (Path(__file__).parent / "page.css").read_text()
 
@@ -156,6 +166,10 @@ def _phases(take: Take) -> str:
     ends = take["counts"]["ends"]
     said = [f"{count:,} {key}" for key, count in counts.items()]
     said += [f"{count:,} connections ended: {why}" for why, count in ends.items()]
+    said += came_back(take)
+    grown = growth(take)
+    if grown == grown:
+        said.append(f"memory grew by {grown / 1024:,.0f} KiB an hour over the second half")
     line = f"<p class=small>{escape('; '.join(said))}</p>" if said else ""
     return (
         "<div class=wide><table><tr><th>phase</th><th>seconds</th><th>published</th>"
