@@ -129,6 +129,32 @@ async def test_data_may_be_larger_before_the_steps_than_afterwards(tmp_path: Pat
         assert bad["error"]["code"] == "too_large"
 
 
+async def test_what_takes_its_time_holds_up_no_other_message_of_its_batch(tmp_path: Path) -> None:
+    async with serving(tmp_path) as at, asyncio.TaskGroup() as group:
+        slow = {"topic": "slow:1", "data": {"id": 1, "seconds": 1.5}}
+        quick = [{"topic": "a", "data": number} for number in range(1200)]
+        bad = [{"topic": "safe:1", "data": {"id": "one"}}, {"topic": "not a topic", "data": 1}]
+        last = [{"topic": "slow:1", "data": {"id": 2}}]
+        messages = [slow, *quick, *bad, *last]
+
+        async def batch() -> list[Any]:
+            url = f"http://127.0.0.1:{at.api_port}/v1/publish/batch"
+            async with aiohttp.request("POST", url, json={"messages": messages}) as answer:
+                results: list[Any] = (await answer.json())["results"]
+                return results
+
+        asked = group.create_task(batch())
+        await until(lambda: at.publishing.held("slow") == 2)
+        page = await at.broker.read("a", Want())
+        assert page.position is not None
+        assert page.position.offset == 1200
+        assert not asked.done()
+        results = await asked
+        assert [results[0]["offset"], results[-1]["offset"]] == [1, 2]
+        assert [each["offset"] for each in results[1:1201]] == list(range(1, 1201))
+        assert [each["error"]["code"] for each in results[1201:1203]] == ["bad_data", "bad_topic"]
+
+
 async def test_metrics_tell_what_the_steps_did(tmp_path: Path) -> None:
     async with serving(tmp_path) as at:
         await publish(at, "slow:1", {"id": 1})

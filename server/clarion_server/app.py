@@ -217,7 +217,7 @@ class Worker:
         await self.broker.start(self.hub)
         stack.push_async_callback(self.broker.close)
         if self.preparation is not None:
-            self.preparation.pool.start()
+            self.preparation.start()
             stack.push_async_callback(self.preparation.pool.close)
         stack.push_async_callback(self.publishing.close)
         if self.inboxes is not None:

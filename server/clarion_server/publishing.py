@@ -81,6 +81,29 @@ class _Entry:
         self.future = future
 
 
+class Begun:
+    """Drafts that are published, or on their way."""
+
+    def __init__(
+        self,
+        outcomes: list[Outcome | None],
+        entries: Sequence[tuple[int, asyncio.Future[Outcome]]],
+    ) -> None:
+        self._outcomes = outcomes
+        self._entries = entries
+
+    @property
+    def waiting(self) -> int:
+        """How many are on their way."""
+        return sum(not future.done() for _, future in self._entries)
+
+    async def ended(self) -> Sequence[Outcome]:
+        """What became of each, in their order, when none is on its way any more."""
+        for place, future in self._entries:
+            self._outcomes[place] = await future
+        return [outcome for outcome in self._outcomes if outcome is not None]
+
+
 class Publishing:
     """See the module's text.
 
@@ -126,6 +149,12 @@ class Publishing:
         """Publishes each draft and says of each, in the same order, what became of it."""
         if self._preparation is None:
             return await self._publish(drafts, source)
+        return await (await self.begin(drafts, source)).ended()
+
+    async def begin(self, drafts: Sequence[Draft], source: Source) -> Begun:
+        """Publishes those that need no steps, and begins with the others."""
+        if self._preparation is None:
+            return Begun([*await self._publish(drafts, source)], [])
         outcomes: list[Outcome | None] = [None] * len(drafts)
         plain: list[int] = []
         entries: list[tuple[int, asyncio.Future[Outcome]]] = []
@@ -143,9 +172,7 @@ class Publishing:
             answers = await self._publish([drafts[place] for place in plain], source)
             for place, outcome in zip(plain, answers, strict=True):
                 outcomes[place] = outcome
-        for place, future in entries:
-            outcomes[place] = await future
-        return [outcome for outcome in outcomes if outcome is not None]
+        return Begun(outcomes, entries)
 
     async def _publish(self, drafts: Sequence[Draft], source: Source) -> list[Outcome]:
         outcomes = [_outcome(receipt) for receipt in await self._broker.publish(drafts)]

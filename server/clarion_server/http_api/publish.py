@@ -8,7 +8,7 @@ and none suffers from another.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
@@ -21,12 +21,16 @@ from clarion_server.http_api.bodies import TopicName, checked, decode, read
 from clarion_server.http_api.errors import Failure, Refusal, answer, decline, declined
 from clarion_server.http_api.guard import API_KEY
 from clarion_server.options import Limits
-from clarion_server.publishing import Declined, Publishing
+from clarion_server.publishing import Begun, Declined, Publishing
 from clarion_server.quota import RETRY_MS, Denied, Grant
 
 PORTION = 500
 """Messages that are checked and published in one turn of the event loop: about 3 ms with small
 ones. A larger batch shares the loop with everybody else."""
+
+WAITING = 100
+"""Messages of a request that may be on their way through steps when the next portion is begun: a
+namespace takes a thousand, from everybody."""
 
 Data = Annotated[
     msgspec.Raw,
@@ -178,41 +182,43 @@ class Publisher:
         return body
 
     async def _batch(self, messages: Sequence[msgspec.Raw]) -> web.Response:
-        results: list[Outcome] = []
-        for start in range(0, len(messages), PORTION):
-            if start:
-                await asyncio.sleep(0)
-            part = messages[start : start + PORTION]
-            results += await self._publish([self._entry(raw) for raw in part])
-        return answer(Results(results))
+        portions = (
+            [self._entry(raw) for raw in messages[start : start + PORTION]]
+            for start in range(0, len(messages), PORTION)
+        )
+        return answer(Results(await self._publish(portions)))
 
     async def _broadcast(self, broadcast: Broadcast) -> web.Response:
         topics, id, key = broadcast.topics, broadcast.id, _key(broadcast.key)
         # Topics may differ in what they take, so the largest is checked here, and the size of each.
         most = max(map(self._publishing.most_bytes, topics), default=self._limits.data_bytes)
         data = self._data(broadcast.data, most)
-        results: list[Outcome] = []
-        for start in range(0, len(topics), PORTION):
-            if start:
-                await asyncio.sleep(0)
-            part = topics[start : start + PORTION]
-            entries = [self._addressed(topic, data, id, key) for topic in part]
-            results += await self._publish(entries)
-        return answer(Results(results))
+        portions = (
+            [self._addressed(topic, data, id, key) for topic in topics[start : start + PORTION]]
+            for start in range(0, len(topics), PORTION)
+        )
+        return answer(Results(await self._publish(portions)))
 
-    async def _publish(self, entries: Sequence[Entry]) -> list[Outcome]:
-        drafts = [entry for entry in entries if isinstance(entry, Draft)]
-        results = await self._publishing.publish(drafts, "api") if drafts else ()
-        outcomes: list[Outcome] = [
-            Failure(declined(result, draft.topic))
-            if isinstance(result, Declined)
-            else _published(result)
-            for draft, result in zip(drafts, results, strict=True)
-        ]
-        if len(drafts) == len(entries):
-            return outcomes
-        rest = iter(outcomes)
-        return [entry if isinstance(entry, Failure) else next(rest) for entry in entries]
+    async def _publish(self, portions: Iterable[Sequence[Entry]]) -> list[Outcome]:
+        """Publishes portions, one after the other. A few of one that are on their way through
+        their namespace's steps do not hold up the next."""
+        begun: list[tuple[Sequence[Entry], Begun]] = []
+        for entries in portions:
+            drafts = [entry for entry in entries if isinstance(entry, Draft)]
+            begun.append((entries, await self._publishing.begin(drafts, "api")))
+            for _, each in begun:
+                if sum(one.waiting for _, one in begun) <= WAITING:
+                    break
+                await each.ended()
+            await asyncio.sleep(0)
+        outcomes: list[Outcome] = []
+        for entries, each in begun:
+            rest = iter(await each.ended())
+            for entry in entries:
+                outcomes.append(
+                    entry if isinstance(entry, Failure) else _outcome(entry, next(rest))
+                )
+        return outcomes
 
     def _entry(self, raw: msgspec.Raw) -> Entry:
         try:
@@ -270,6 +276,12 @@ def _key(key: str | None, topic: str | None = None) -> str:
     if not conflation.is_key(key):
         raise Refusal(400, Code.BAD_REQUEST, conflation.why_not_a_key(key), topic=topic)
     return key
+
+
+def _outcome(draft: Draft, outcome: Receipt | Declined) -> Outcome:
+    if isinstance(outcome, Declined):
+        return Failure(declined(outcome, draft.topic))
+    return _published(outcome)
 
 
 def _published(receipt: Receipt) -> Published:

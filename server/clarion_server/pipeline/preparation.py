@@ -79,6 +79,12 @@ class Preparation:
         self._counting = False
         self._later: Turns[tuple[str, bytes, asyncio.Future[bytes]]] = Turns()
 
+    def start(self) -> None:
+        """Has a process ready where one is needed in any case; else the first starts with the
+        first large document."""
+        if not all(chain.safe for chain in self._chains.values()):
+            self.pool.start()
+
     @property
     def names(self) -> list[str]:
         """The namespaces that have steps."""
