@@ -6,7 +6,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -227,6 +227,29 @@ async def test_an_answer_in_drops_has_a_deadline_too() -> None:
         link = HttpLink(url(port), None, 0.2, None)
         with pytest.raises(NoAnswer, match="no answer within"):
             await asyncio.to_thread(link.post, "/v1/publish", b"{}")
+
+
+@pytest.mark.parametrize("line", [b"X-Drop: 1\r\n", b"\r\nHTTP/1.1 100 Continue\r\n"])
+async def test_so_has_a_head_without_an_end(line: bytes) -> None:
+    gone = asyncio.Event()
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 100 Continue\r\n")
+        with suppress(ConnectionError):
+            for _ in range(90):
+                writer.write(line)
+                await writer.drain()
+                await asyncio.sleep(0.01)
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        gone.set()
+
+    async with await asyncio.start_server(drip, "127.0.0.1", 0) as server:
+        link = HttpLink(url(server.sockets[0].getsockname()[1]), None, 0.2, None)
+        with pytest.raises(NoAnswer, match="no answer within"):
+            await asyncio.to_thread(link.post, "/v1/publish", b"{}")
+        await asyncio.wait_for(gone.wait(), DEADLINE)
 
 
 # Many at once, and ends

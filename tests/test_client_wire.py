@@ -181,6 +181,17 @@ def test_what_is_no_json_is_not_sent(data: object) -> None:
         wire.encode_publish(1, "a", data)
 
 
+def test_the_words_of_a_server_are_one_line_that_no_terminal_obeys() -> None:
+    text = json.dumps(
+        {"op": "goodbye", "code": 4000, "reason": "a\nERROR b\x1b[31m\u202e" + "x" * 9999}
+    )
+    read = wire.decode(text)
+    assert isinstance(read, wire.Goodbye)
+    assert read.reason.startswith("a\\nERROR b\\x1b[31m\\u202exxx")
+    assert read.reason.isprintable()
+    assert len(read.reason) < 600
+
+
 def test_json_of_another_encoder_is_sent_as_it_stands() -> None:
     text = wire.encode_publish(1, "a", wire.Json('{"n": 1.00, "n": [1e400, 1%s]}' % ("0" * 5000)))
     assert '"data":{"n": 1.00, "n": [1e400, 1000' in text

@@ -108,7 +108,7 @@ class Client:
             ssl=ssl,
             proxy=proxy,
         )
-        self._tokens = Tokens(token)
+        self._tokens = Tokens(token, connect_s)
         self._on_state = on_state
         self._buffer = buffer
         self._when_full = WhenFull(when_full)

@@ -223,7 +223,7 @@ def _object(body: bytes) -> dict[str, Any]:
 def _problem(answer: Mapping[str, Any]) -> tuple[str, str]:
     """Code and message of an error."""
     error = _fields(answer.get("error"))
-    return str(error.get("code", "")), str(error.get("message", ""))
+    return wire.plain(str(error.get("code", ""))), wire.plain(str(error.get("message", "")))
 
 
 def _fields(found: object) -> dict[str, Any]:

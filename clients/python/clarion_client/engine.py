@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from clarion_client import codes, machine, wire
 from clarion_client.errors import ClarionError, Closed, Unanswered
@@ -173,8 +173,8 @@ class Engine:
         self.took()
 
     def abandoned(self, mailbox: Mailbox) -> None:
-        if not self._loop.is_closed():
-            # The collector may run in any thread.
+        # The collector may run in any thread, and after the loop.
+        with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self.leave, mailbox)
 
     def _unlink(self, mailbox: Mailbox, topic: str) -> None:

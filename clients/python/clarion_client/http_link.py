@@ -8,10 +8,13 @@ asyncio client would be a dependency (and a large one) or an HTTP parser of our 
 from __future__ import annotations
 
 import http.client
+import io
 import os
+import socket
 import ssl as ssl_module
 import time
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from clarion_client.retry_after import retry_seconds
@@ -89,6 +92,9 @@ class HttpLink:
         if self._connection is None:
             self._connection = self._made()
         connection = self._connection
+        connection.response_class = partial(_Response, until=until)  # type: ignore[assignment]
+        if connection.sock is not None:
+            connection.sock.settimeout(self._timeout_s)
         connection.request("POST", self._path + path, body, self._headers)
         response = connection.getresponse()
         parts: list[bytes] = []
@@ -98,8 +104,6 @@ class HttpLink:
             size += len(part)
             if size > MAX_ANSWER_BYTES:
                 raise http.client.HTTPException("an answer without an end")
-            if time.monotonic() > until:
-                raise TimeoutError
         response.close()  # `read1` leaves it open at its end, and the connection busy
         retry_s = retry_seconds(response.headers.get("Retry-After", ""), time.time())
         return Answer(response.status, retry_s, b"".join(parts))
@@ -111,6 +115,39 @@ class HttpLink:
         return http.client.HTTPSConnection(
             self._host, self._port, timeout=self._timeout_s, context=context
         )
+
+
+class _Response(http.client.HTTPResponse):
+    """An answer that must be there in time, all of it. The library's own deadline begins anew with
+    every byte, of the head as well."""
+
+    def __init__(self, sock: socket.socket, *, method: str, until: float) -> None:
+        super().__init__(sock, method=method)
+        self.fp.close()
+        self.fp = io.BufferedReader(_Timed(sock, until))
+
+
+class _Timed(io.RawIOBase):
+    """What comes out of a socket until a time."""
+
+    def __init__(self, sock: socket.socket, until: float) -> None:
+        self._socket = sock
+        self._file = sock.makefile("rb", buffering=0)  # which keeps the socket open
+        self._until = until
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left)
+        return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _reason(error: Exception) -> str:

@@ -29,7 +29,7 @@ from websockets.typing import Subprotocol
 from clarion_client import codes
 from clarion_client.errors import Closed
 from clarion_client.retry_after import retry_seconds
-from clarion_client.wire import SUBPROTOCOL
+from clarion_client.wire import SUBPROTOCOL, plain
 
 QUEUE = 64
 """Frames that wait in `websockets` for us: enough that reading and parsing overlap."""
@@ -199,7 +199,7 @@ async def _open(target: Target, token: str | None) -> ClientConnection:
         response = refused.response
         status = response.status_code
         retry_s = retry_seconds(response.headers.get("Retry-After", ""), time.time())
-        text = (response.body or b"").decode("utf-8", "replace").strip()[:200]
+        text = plain((response.body or b"")[:800].decode("utf-8", "replace").strip()[:200])
         why = f"the handshake was refused with status {status}" + (f": {text}" if text else "")
         final = not codes.status_comes_back(status)
         raise _Refused(why, status, retry_s, final) from None
@@ -214,7 +214,7 @@ def _ending(closed: ConnectionClosed) -> tuple[int, str]:
     """The close code and reason that count."""
     received, sent = closed.rcvd, closed.sent
     if received is not None and closed.rcvd_then_sent is not False:
-        return received.code, received.reason
+        return received.code, plain(received.reason)
     if sent is not None and sent.code != codes.NORMAL:
         # `websockets` ended it, because of what came.
         code = codes.TOO_BIG if sent.code == codes.TOO_BIG else codes.NO_CLOSE_FRAME

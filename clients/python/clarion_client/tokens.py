@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
@@ -11,10 +12,14 @@ TokenSource: TypeAlias = str | Callable[[], str | Awaitable[str]] | None
 
 
 class Tokens:
-    """Gets tokens, and keeps the last one for as long as nothing speaks against it."""
+    """Gets tokens, and keeps the last one for as long as nothing speaks against it.
 
-    def __init__(self, source: TokenSource) -> None:
+    limit_s: a callback that takes longer has failed.
+    """
+
+    def __init__(self, source: TokenSource, limit_s: float) -> None:
         self._source = source
+        self._limit_s = limit_s
         self._kept: str | None = None
         if isinstance(source, str):
             check_token(source)
@@ -27,15 +32,16 @@ class Tokens:
     async def get(self, fresh: bool) -> str | None:
         """The token to connect with. fresh: the kept one is of no use any more.
 
-        Raises what the callback raises.
+        Raises what the callback raises, and `TimeoutError`.
         """
         if not callable(self._source):
             return self._source
         if fresh or self._kept is None:
             self._kept = None
             made = self._source()
-            token = await made if inspect.isawaitable(made) else made
-            self._kept = check_token(token)
+            if inspect.isawaitable(made):
+                made = await asyncio.wait_for(made, self._limit_s)
+            self._kept = check_token(made)
         return self._kept
 
 

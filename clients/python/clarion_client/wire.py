@@ -164,6 +164,18 @@ Received: TypeAlias = (
 )
 
 
+MAX_WORDS = 500
+"""Characters of a server's words for people. Its longest are some 200."""
+
+
+def plain(text: str) -> str:
+    """A server's words, fit for a log and a terminal: one line, nothing that either would obey."""
+    text = text[:MAX_WORDS]
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class _Fields:
     """A JSON object whose fields are asked for by type. Raises `NotClarion`."""
 
@@ -185,6 +197,13 @@ class _Fields:
 
     def text_if(self, name: str) -> str | None:
         return None if self._fields.get(name) is None else self.text(name)
+
+    def words_if(self, name: str) -> str | None:
+        text = self.text_if(name)
+        return None if text is None else plain(text)
+
+    def words(self, name: str) -> str:
+        return self.words_if(name) or ""
 
     def number(self, name: str) -> int:
         value = self._fields.get(name)
@@ -242,11 +261,11 @@ def _publication(f: _Fields) -> Publication:
 
 
 def _lost(f: _Fields) -> Lost:
-    return Lost(f.text("topic"), f.text("epoch"), f.number("offset"), f.text_if("reason") or "")
+    return Lost(f.text("topic"), f.text("epoch"), f.number("offset"), f.words("reason"))
 
 
 def _unsubscribed(f: _Fields) -> Unsubscribed:
-    return Unsubscribed(f.text("topic"), f.text_if("reason"), f.id())
+    return Unsubscribed(f.text("topic"), f.words_if("reason"), f.id())
 
 
 def _published(f: _Fields) -> Published:
@@ -287,14 +306,14 @@ def _failure(f: _Fields) -> Failure:
     return Failure(
         f.text("code"),
         f.text_if("topic"),
-        f.text_if("message") or "",
+        f.words("message"),
         f.number_if("retry_ms"),
         f.id(),
     )
 
 
 def _goodbye(f: _Fields) -> Goodbye:
-    return Goodbye(f.number("code"), f.text_if("reason") or "", f.number_if("retry_ms"))
+    return Goodbye(f.number("code"), f.words("reason"), f.number_if("retry_ms"))
 
 
 _READERS: Mapping[str, Callable[[_Fields], Received]] = {
