@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import aiohttp
 import pytest
 
+from clarion_client import AsyncPublisher
 from clarion_server import codes
 from clarion_server.app import Worker
 from clarion_server.options import AuthOptions, Config, Limits, Namespace
 from support.bad_network import BadNetwork, bad_network
 from support.node import NODES, Program, program
+from support.redis_shared import shared_servers
 from support.server import SECRET, configuration, publish, running, serving, token
 from support.waiting import until
 
@@ -143,6 +145,26 @@ async def test_a_server_that_dies_and_comes_back_on_its_port(how: str) -> None:
             async with aiohttp.ClientSession() as session:
                 await session.post(api, json={"topic": "a", "data": "enough"})
             assert (await reader.ends())[0] == "enough"
+
+
+async def test_a_move_to_another_instance_on_the_same_redis_misses_nothing() -> None:
+    (redis,) = await shared_servers(1)
+    async with (
+        serving("--redis", redis.url) as first,
+        serving("--redis", redis.url) as second,
+        bad_network(first.port) as network,
+        program(READ, url=url(network.port)) as reader,
+        AsyncPublisher(f"http://127.0.0.1:{second.api_port}") as publisher,
+    ):
+        await reader.until(op("subscribed"))
+        await publisher.publish("a", 1)
+        await reader.until(lambda said: said == 1)
+        network.point(second.port)
+        first.process.kill()
+        await publisher.publish_many([("a", 2), ("a", "enough")])
+        said = [*reader.past, *(await reader.ends())]
+        assert data(said) == [1, 2, "enough"]
+        assert not list(filter(op("lost"), said))
 
 
 async def test_retry_ms_is_obeyed() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from clarion_client import (
+    AsyncPublisher,
     Client,
     Closed,
     Event,
@@ -29,6 +30,7 @@ from clarion_client import (
 from clarion_server.app import Worker
 from clarion_server.options import AuthOptions, Config, Limits, Namespace
 from support.bad_network import BadNetwork, bad_network
+from support.redis_shared import shared_servers
 from support.server import (
     SECRET,
     clients,
@@ -170,6 +172,24 @@ async def test_a_server_that_is_killed_and_started_again_on_its_port() -> None:
                 await take(subscription, 1)
             await c.publish(TOPIC, 2)
             assert await take(subscription, 1) == [2]
+
+
+async def test_a_move_to_another_instance_on_the_same_redis_misses_nothing() -> None:
+    (redis,) = await shared_servers(1)
+    async with (
+        serving("--redis", redis.url) as first,
+        serving("--redis", redis.url) as second,
+        bad_network(first.port) as network,
+        client(network) as c,
+        c.subscribe(TOPIC) as subscription,
+        AsyncPublisher(f"http://127.0.0.1:{second.api_port}") as publisher,
+    ):
+        await publisher.publish(TOPIC, 1)
+        assert await take(subscription, 1) == [1]
+        network.point(second.port)
+        first.process.kill()
+        await publisher.publish_many([(TOPIC, 2), (TOPIC, 3)])
+        assert await take(subscription, 2) == [2, 3]
 
 
 async def test_an_attempt_that_hangs_is_given_up() -> None:
