@@ -168,6 +168,8 @@ class Publishing:
                 outcomes[place] = accepted
             else:
                 entries.append((place, accepted))
+        if entries:
+            self._send()  # what was done at once need not wait for another turn of the loop
         if plain:
             answers = await self._publish([drafts[place] for place in plain], source)
             for place, outcome in zip(plain, answers, strict=True):
@@ -228,7 +230,6 @@ class Publishing:
         else:
             assert data is not None
             entry.draft = draft._replace(data=data)
-            self._send_soon()
         return future
 
     def _prepared(self, place: Place[_Entry], job: asyncio.Future[bytes]) -> None:
