@@ -272,6 +272,13 @@ async def test_what_a_job_has_started_ends_with_its_process() -> None:
         await until(lambda: gone(started))
 
 
+async def test_what_a_job_has_started_ends_although_its_process_was_killed_by_others() -> None:
+    async with pool() as made:
+        started = int(await made.submit("a", b"start"))
+        os.kill(await pid(made), signal.SIGKILL)
+        await until(lambda: gone(started))
+
+
 PARENT = """
 import asyncio, sys, uvloop
 from clarion_server.pipeline.pool import Pool, PoolOptions

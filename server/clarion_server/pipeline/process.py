@@ -112,10 +112,19 @@ class Process:
     async def reaped(self) -> None:
         """Returns when nothing is left of it. Only of one that was killed, or has closed its
         socket."""
-        while self._popen.poll() is None:  # noqa: ASYNC110 - SIGCHLD is the loop's own
+        while not self._has_ended():  # noqa: ASYNC110 - SIGCHLD is the loop's own
             await asyncio.sleep(REAP_SECONDS)
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)  # what it has started and left behind
+
+    def _has_ended(self) -> bool:
+        """Takes note of the end. What it has started and left behind ends with it: while it is a
+        zombie, nobody else can have its number."""
+        if self._popen.returncode is None and hasattr(os, "waitid"):
+            options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            if os.waitid(os.P_PID, self.pid, options) is None:
+                return False
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+        return self._popen.poll() is not None
 
     @property
     def how(self) -> str:
