@@ -106,7 +106,7 @@ class Edge:
         )
         self.porter = Porter(
             config.admission,
-            room=lambda: self.most - self.connected,
+            room=self._room,
             overloaded=lambda: self.overloaded(),
         )
         window = config.window
@@ -134,6 +134,9 @@ class Edge:
     def connected(self) -> int:
         """How many clients there are."""
         return sum(self.counters.connections.values())
+
+    def _room(self) -> int:
+        return self.most - sum(self.counters.connections.values())
 
     def retry_ms(self, close: Close) -> int | None:
         """When a client that is closed with `close` should come back; None if it should not."""

@@ -30,20 +30,21 @@ class TooLate:
     def __init__(self, seconds: float, lasting: float) -> None:
         self.seconds = seconds
         self._lasting = lasting
-        self._since: float | None = None
+        self.since: float | None = None
+        """Since when it is."""
 
     def note(self, now: float, late: float) -> None:
         if late <= self.seconds:
-            self._since = None
-        elif self._since is None:
+            self.since = None
+        elif self.since is None:
             # Late already at the moment it was due.
-            self._since = now - late
+            self.since = now - late
 
     def lasts(self, now: float) -> float:
         """For how many seconds it has been so; 0 when it is not, or not for long enough."""
-        if self._since is None or now - self._since < self._lasting:
+        if self.since is None or now - self.since < self._lasting:
             return 0.0
-        return now - self._since
+        return now - self.since
 
 
 class Lag:
@@ -95,4 +96,5 @@ class Lag:
     def refuses(self) -> bool:
         """Whether newcomers are refused, which comes before readiness says so: balancers ask
         seldom, and who is connected suffers at once."""
-        return self._refusing.lasts(self._clock()) > 0
+        refusing = self._refusing
+        return refusing.since is not None and refusing.lasts(self._clock()) > 0

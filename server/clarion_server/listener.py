@@ -15,6 +15,7 @@ because a browser shows a page nothing of a refused handshake.
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import logging
 import socket
@@ -248,20 +249,20 @@ class Arrival(asyncio.Protocol):
         head, rest = bytes(self._head), self._rest
         assert rest is not None
         self._head, self._rest = b"", None
-        self._transport_or_fail().resume_reading()
+        if rest:
+            self._transport_or_fail().resume_reading()
         self._received(head, rest)
 
     def turn_away(self, reason: str) -> None:
         """It is refused; the porter says so."""
         edge = self._edge
         edge.counters.refusals[reason] += 1
-        retry = (("Retry-After", edge.retry_after()),)
-        refusal = Refusal(503, Code.UNAVAILABLE, REASONS[reason], retry)
+        after = edge.retry_after()
         head = bytes(self._head)
         self._head, self._rest = b"", None
         self._transport_or_fail().resume_reading()
         if head.startswith(_WEBSOCKET):
-            self._refuse("websocket", refusal)
+            self._end("websocket", 503, _turned_away(reason, after))
             return
         # A page may read when to come back only if its origin is answered.
         request = parse(head)
@@ -270,7 +271,8 @@ class Arrival(asyncio.Protocol):
             origin = request.headers.get("origin")
             if edge.origins.allows(origin, request.headers.get("host", "")):
                 cors = _cors(origin)
-        self._refuse("sse", refusal, cors)
+        retry = (("Retry-After", after),)
+        self._refuse("sse", Refusal(503, Code.UNAVAILABLE, REASONS[reason], retry), cors)
 
     def _received(self, head: bytes, rest: bytes) -> None:
         request = parse(head)
@@ -457,6 +459,13 @@ class Arrival(asyncio.Protocol):
 
 async def _refetch(edge: Edge) -> None:
     await edge.keys.refetch()
+
+
+@functools.lru_cache(maxsize=256)
+def _turned_away(reason: str, after: str) -> bytes:
+    """The answer to a newcomer; kept, because it is for moments without time."""
+    retry = (("Retry-After", after),)
+    return Refusal(503, Code.UNAVAILABLE, REASONS[reason], retry).serialize()
 
 
 _FOREIGN = Refusal(403, Code.FORBIDDEN, "pages of this origin may not connect; see `origins`")

@@ -486,22 +486,23 @@ class Admission(Section, frozen=True, kw_only=True):
         int,
         option(
             "handshakes that are done at once, after a quiet time",
-            "All clients of a neighbour that went down, as fast as they can be received.",
+            "All clients of a worker that went down, which usually has 20,000 open files, as fast"
+            " as they can be received.",
             unit="handshakes",
             least=1,
             most=1_000_000,
         ),
-    ] = 15_000
+    ] = 20_000
     queue: Annotated[
         int,
         option(
             "newcomers that may wait for their handshake; more are refused",
-            "The burst and as many again would wait for three seconds; a kilobyte each.",
+            "As many as come at once: what a turn has no time for waits here. A kilobyte each.",
             unit="newcomers",
             least=0,
             most=1_000_000,
         ),
-    ] = 15_000
+    ] = 20_000
     queue_s: Annotated[
         float,
         option(

@@ -121,13 +121,11 @@ class Porter:
         gate, clock = self._gate, self._clock
         now = clock()
         self._begin(now)
-        while now < self._until:
-            if (guest := gate.overdue(now)) is not None:
-                guest.turn_away("queue")
-            elif (guest := gate.next(now)) is not None:
-                guest.let_in()
-            else:
-                break
+        while now < self._until and (guest := gate.overdue(now)) is not None:
+            guest.turn_away("queue")
+            now = clock()
+        while now < self._until and (guest := gate.next(now)) is not None:
+            guest.let_in()
             now = clock()
         self._ended = now
         self._handle = None
