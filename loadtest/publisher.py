@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 
@@ -38,7 +39,11 @@ class Publisher:
 
     def post(self, body: bytes) -> None:
         """Sends a request over an idle connection; there must be one."""
-        fd = self.idle.pop(0)  # each in its turn: an unused one would be closed
+        fd = self.idle[0]  # each in its turn: an unused one would be closed
+        with contextlib.suppress(BlockingIOError):
+            self._sockets[fd].recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            self.read(fd)  # it was closed all the same, and another one takes its place
+        fd = self.idle.pop(0)
         self._heard[fd] = b""
         head = b"%sContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
         self._sockets[fd].sendall(head % (self._head, len(body)) + body)

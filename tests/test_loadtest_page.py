@@ -84,6 +84,10 @@ def test_a_page_says_first_whether_anything_was_lost() -> None:
     assert "none was lost" not in bad
 
 
+def test_a_scenario_that_failed_leaves_its_faults() -> None:
+    assert "it did not start" in page(document(faults=["it did not start"]))
+
+
 def test_the_repetition_that_is_shown_is_the_middle_one() -> None:
     takes = [take("Clarion", p99, place) for place, p99 in enumerate((9, 1, 5))]
     assert typical(takes)["repetition"] == 2

@@ -36,6 +36,9 @@ WINDOW = 256
 ARRIVAL_S = 60.0
 """Who is not in place after this long has failed."""
 
+TRIES = 20
+"""Attempts in a row until a client gives up, which is a fault."""
+
 READ_BYTES = 1 << 18
 LOW_WATER = 1 << 14
 """Those that are not in the sample are read when so much has gathered: reading each small write
@@ -326,7 +329,7 @@ class Listeners:
 
     def _note(self, client: Client, aside: Aside) -> None:
         self.report.told += aside.told
-        if aside.error:
+        if aside.error and not _passing(aside.error):
             self.report.failures[aside.error] += 1
         if client.greeting is None:
             client.asked -= aside.answers
@@ -359,8 +362,8 @@ class Listeners:
 
     def _failed(self, client: Client, reason: str) -> None:
         self._close(client)
-        if client.tries < 20 and client.talk.resumes and not self.over and " 50" in reason:
-            self._ended(client, reason)  # the server is busy or goes down: try again
+        if client.tries < TRIES and client.talk.resumes and not self.over and _passing(reason):
+            self._ended(client, reason)
         else:
             self.report.failures[reason] += 1
 
@@ -425,6 +428,11 @@ class Listeners:
         self.waited = [0] * len(self.waited)
         self.reset()
         return report
+
+
+def _passing(refusal: str) -> bool:
+    """Whether what is refused may be tried again: the server is busy, or goes down."""
+    return " 50" in refusal or "unavailable" in refusal
 
 
 def listen(listeners: Listeners, pipe: Connection) -> None:
