@@ -89,12 +89,11 @@ class Model(RuleBasedStateMachine):
             self.lanes.ready(place)
             self.note(place, "ready")
 
-    @rule(chosen=NAMES)
-    def leave(self, chosen: str) -> None:
-        expected = [each for each, state in self.all if state == "waits" and each.lane == chosen]
-        numbers = {each.item for each in expected}
-        assert list(self.lanes.leave(numbers.__contains__)) == items(expected)
-        for place in expected:
+    @rule()
+    def clear(self) -> None:
+        there = [each for each, state in self.all if state in ("waits", "ready", "taken")]
+        assert sorted(self.lanes.clear()) == items(there)
+        for place in there:
             self.note(place, "gone")
 
     @rule(most=st.integers(1, 5))

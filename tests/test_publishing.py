@@ -310,6 +310,17 @@ async def test_closing_tells_those_that_take_too_long() -> None:
         assert at.publishing.held("a") == 0
 
 
+async def test_closing_tells_those_that_the_broker_does_not_answer() -> None:
+    async with stand() as at, asyncio.TaskGroup() as group:
+        at.broker.open.clear()
+        first = await started(group, at, "c:1 echo x", "c:1 echo y", "a:1 sleep 30")
+        await until(lambda: at.broker.asked == ["x"])
+        await at.publishing.close(0.05)
+        for each in first:
+            assert await each == Declined(Code.UNAVAILABLE, "the server is stopping", 1000)
+        assert at.broker.asked == ["x"]
+
+
 # Everything at once
 
 

@@ -133,6 +133,7 @@ class Publishing:
         self._tasks = Tasks()
         self._sending_soon = False
         self._closed = False
+        self._over = False
         self._empty = asyncio.Event()
 
     def held(self, name: str) -> int:
@@ -196,9 +197,10 @@ class Publishing:
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._empty.wait()
-        for entry in self._lanes.leave(lambda _entry: True):
-            self._tell(entry, _ENDING)
+        self._over = True
         await self._tasks.close()
+        for entry in self._lanes.clear():
+            self._tell(entry, _ENDING)
 
     # Lanes
 
@@ -253,6 +255,8 @@ class Publishing:
     def _send(self) -> None:
         """Hands what may leave to the broker."""
         self._sending_soon = False
+        if self._over:
+            return
         while batch := self._lanes.take(BATCH):
             self._tasks.start(self._leave(batch), "publishing behind steps")
         if not len(self._lanes):

@@ -18,7 +18,6 @@ overtake nobody.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
 from typing import Generic, Literal, TypeAlias, TypeVar
 
 T = TypeVar("T")
@@ -109,17 +108,15 @@ class Lanes(Generic[T]):
         found.taken = 0
         self._settle(lane, found)
 
-    def leave(self, chosen: Callable[[T], bool]) -> Sequence[T]:
-        """Drops all that waits and is chosen; returns it, lane after lane."""
-        waiting = [
-            place
-            for lane in list(self._lanes.values())
-            for place in lane.places
-            if place.state == "waits" and chosen(place.item)
-        ]
-        for place in waiting:
-            self.drop(place)
-        return [place.item for place in waiting]
+    def clear(self) -> list[T]:
+        """Drops everything; returns what has not left, lane after lane."""
+        places = [place for lane in self._lanes.values() for place in lane.places]
+        dropped = [place.item for place in places if place.state != "gone"]
+        for place in places:
+            place.state = "gone"
+        self._lanes.clear()
+        self._due.clear()
+        return dropped
 
     def _settle(self, name: str, lane: _Lane[T]) -> None:
         """The lane's first places, or their states, have changed."""
