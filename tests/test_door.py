@@ -120,3 +120,29 @@ async def test_a_stopped_door_takes_nobody(house: House) -> None:
     house.exits.enter_context(socket.create_connection(house.sock.getsockname()))
     await asyncio.sleep(COURTESY_SECONDS * 3)
     assert house.counts == [0, 0]
+
+
+async def test_no_more_are_taken_than_leaves_descriptors_for_the_rest(house: House) -> None:
+    house.doors[1].stop()
+    house.doors[0].stop()
+    taken: list[socket.socket] = []
+    refused: list[None] = []
+    door = Door(
+        house.sock,
+        taken.append,
+        count=lambda: len(taken),
+        refused=lambda: refused.append(None),
+        most=2,
+    )
+    try:
+        for _ in range(3):
+            house.exits.enter_context(socket.create_connection(house.sock.getsockname()))
+        await until(lambda: refused)
+        assert len(taken) == 2
+        taken.pop().close()
+        house.exits.enter_context(socket.create_connection(house.sock.getsockname()))
+        await until(lambda: len(taken) == 2)
+    finally:
+        door.stop()
+        for sock in taken:
+            sock.close()

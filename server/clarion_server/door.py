@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from clarion_server.board import CLIENTS, Share, alone
+from clarion_server.bucket import Bucket
 from clarion_server.descriptors import MOST
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,9 @@ load, shorter than anybody notices. It is all that a newcomer pays for a worker 
 
 EXHAUSTED_SECONDS = 0.1
 """Between two looks at the backlog while no descriptors are left."""
+
+COMPLAINT_SECONDS = 60.0
+"""Between two lines in the log about that: whoever comes could fill it."""
 
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -59,6 +63,7 @@ class Door:
         most: int = MOST,
     ) -> None:
         self._most = most
+        self._complaints = Bucket(1 / COMPLAINT_SECONDS, 1)
         self._loop = asyncio.get_running_loop()
         self._sock = sock
         self._take = take
@@ -141,5 +146,6 @@ class Door:
                 sock.close()
         self._keep_reserve()
         self._refused()
-        log.error("no file descriptors are left: raise the limit (ulimit -n) or add a worker")
+        if self._complaints.take(time.monotonic()):
+            log.error("no file descriptors are left: raise the limit (ulimit -n) or add a worker")
         self._wait(EXHAUSTED_SECONDS, self._open_again)
