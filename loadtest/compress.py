@@ -45,9 +45,9 @@ DOCUMENTS = 40
 SIZES = {"an event": 1, "10 events": 10, "100 events": 100}
 
 DELIVERIES = 20_000
-"""About as many in each cell of each round; at least `LEAST` and at most `MOST` publications."""
+"""About as many in each cell of each round; at least `LEAST` publications."""
 
-LEAST, MOST = 12, 1500
+LEAST = 12
 
 STALL_S = 10.0
 READ_BYTES = 1 << 18
@@ -57,6 +57,9 @@ END = b"\x00\x00\xff\xff"  # RFC 7692, section 7.2.2
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--subscribers", type=int, nargs="*", default=[1, 100, 10_000])
     parser.add_argument("--level", type=int, default=6)
+    parser.add_argument(
+        "--publications", type=int, default=1000, help="at most, for each cell of each round"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="of which medians are taken")
 
 
@@ -193,7 +196,7 @@ def _row(
     args: argparse.Namespace,
 ) -> Row:
     cells = {PLAIN: Cell(), COMPRESSED: Cell()}
-    count = max(LEAST, min(MOST, DELIVERIES // clients.count))
+    count = min(args.publications, max(LEAST, DELIVERIES // clients.count))
     for turn in range(args.rounds + 1):
         for topic, cell in cells.items():
             cpu = machine.cpu_seconds(clarion.pid)
