@@ -43,11 +43,15 @@ def family(pid: int) -> list[int]:
 
 def cpu_seconds(pid: int) -> float:
     """CPU time of all threads of `pid` and its descendants, to the nanosecond (schedstat)."""
+    return sum(process_cpu_seconds(member) for member in family(pid))
+
+
+def process_cpu_seconds(pid: int) -> float:
+    """CPU time of all threads of `pid` itself."""
     total = 0
-    for member in family(pid):
-        for task in Path(f"/proc/{member}/task").iterdir():
-            with contextlib.suppress(OSError):  # a thread that ended meanwhile
-                total += int((task / "schedstat").read_text().split()[0])
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # a thread that ended meanwhile
+            total += int((task / "schedstat").read_text().split()[0])
     return total / 1e9
 
 

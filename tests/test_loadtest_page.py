@@ -10,7 +10,7 @@ from loadtest.page.figures import growth, spread, typical
 from loadtest.page.page import page
 from loadtest.page.plot import Scale, Series, bars, lines, number, tail
 from loadtest.play.histogram import Histogram
-from loadtest.play.play import summary
+from loadtest.play.stage import summary
 
 
 def take(target: str, p99: float, repetition: int = 1) -> dict[str, Any]:

@@ -264,7 +264,7 @@ def publish(backend: Backend, pipe: Connection) -> None:
                         pipe.send(backend.told())
                         pipe.send("told")
                     case ("numbers",):
-                        pipe.send(("numbers", list(backend.numbers), backend.told()))
+                        pipe.send((list(backend.numbers), backend.told()))
             if time.monotonic() >= due:
                 due += REPORT_S
                 pipe.send(backend.told())

@@ -14,7 +14,8 @@ FOLDER = Path(__file__).parent.parent / "scenarios"
 
 ONE, OWN = "one", "own"
 
-EVENTS = ("reconnect", "stop reading", "read again", "kill worker", "kill shard", "start shard")
+CROWD_EVENTS = ("reconnect", "stop reading", "read again")
+EVENTS = (*CROWD_EVENTS, "kill worker", "kill shard", "start shard")
 
 
 class PlanError(Exception):
@@ -81,6 +82,11 @@ class Plan:
     @property
     def topic_count(self) -> int:
         return {ONE: 1, OWN: self.clients}.get(str(self.topics)) or int(self.topics)
+
+    @property
+    def fan(self) -> float:
+        """Subscribers of a topic, on average."""
+        return self.clients * self.subscriptions / self.topic_count
 
     @property
     def step(self) -> int:

@@ -1,194 +1,72 @@
 """One plan, once, against one server: puts everybody in place, lets the phases pass, and counts.
 
-listeners   processes, each with its share of the clients      listeners.py
-backend     a process that publishes when something is due     backend.py
-here        the clock of the phases; reads every second what the server has used
+crew        listeners, each with its share of the clients, and a backend that publishes
+watch       reads every second what the server has used
+here        the clock of the phases
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Self
 
 from loadtest import machine
-from loadtest.play.backend import Backend, Output, publish
-from loadtest.play.histogram import Histogram
-from loadtest.play.listeners import Listeners, Report, listen
-from loadtest.play.plan import Phase, Plan
+from loadtest.play import verdict
+from loadtest.play.backend import Output
+from loadtest.play.crew import Crew
+from loadtest.play.listeners import Report
+from loadtest.play.plan import CROWD_EVENTS, Phase, Plan
+from loadtest.play.stage import Stage, summary
 from loadtest.play.stamp import clock
-from loadtest.play.stops import longest
 from loadtest.play.target import Target
+from loadtest.play.timeline import Timeline
+from loadtest.play.watch import Watch
 from loadtest.report import progress
-
-PER_PROCESS = 15_000
-"""Clients in one process: 20,000 open files are a common limit."""
 
 FIRST_SHARE = 0.34
 """Of the clients: memory for each is what the others add, as the first live in what was there."""
 
+FOR_MEMORY = 5000
+"""Clients at least: below, what each takes is lost in what the process allocates anyway."""
+
+SETTLE_S = 0.5
+"""For a server to have finished what an arrival brings with it."""
+
+ARRIVE_S = 180.0
 STALL_S = 10.0
 """When nothing arrives for so long after the last publication, what is missing is lost. Longer
 than Clarion takes to find a dead shard, and longer than any client's pause."""
 
-FOR_MEMORY = 5000
-"""Clients at least: below, what each takes is lost in what the process allocates anyway."""
-
-SETTLE_S = 1.0
-ARRIVE_S = 180.0
 CARRIED = 0.97
 """Of what should have arrived: a phase with less has fallen behind, and not only at its ends."""
 
-FULL = 0.85
-"""The share of the generator's cores beyond which it was, or may have been, the limit."""
-
-LOOK_S = 1.0
-ROWS = 600
-"""Of the timeline, at most: a plot has no more pixels."""
-
-LONGEST_STOP_S = 10.0
-"""Shown for stops beyond the last bucket."""
-
-
-@dataclass
-class Stage:
-    """A phase, as it went."""
-
-    phase: Phase
-    began: float
-    seconds: float = 0.0
-    published: int = 0
-    deliveries: int = 0
-    in_time: int = 0
-    """Deliveries before the phase was over: what its CPU time and seconds were spent on."""
-    cpu_s: float = 0.0
-    generator: float = 0.0
-    """The share of the generator's cores that was in use, by whomever."""
-    own: float = 0.0
-    """CPU time of the generator's processes."""
-    latencies: Histogram = field(default_factory=Histogram)
-    waited: Histogram = field(default_factory=Histogram)
-    late: Histogram = field(default_factory=Histogram)
-    arrivals: Histogram = field(default_factory=Histogram)
-    carried: bool = True
-
-    def document(self, fan: float) -> dict[str, Any]:
-        """For a result. fan: listeners that a publication has."""
-        return {
-            "name": self.phase.name,
-            "measured": self.phase.measured,
-            "event": self.phase.event,
-            "began": round(self.began, 3),
-            "seconds": round(self.seconds, 3),
-            "rate": self.phase.rate,
-            "published": self.published,
-            "expected": round(self.published * fan),
-            "deliveries": self.deliveries,
-            "carried": self.carried,
-            "in_time": self.in_time,
-            "cpu_us": self.cpu_s / self.in_time * 1e6 if self.in_time else None,
-            "server_busy": self.cpu_s / self.seconds,
-            "generator_busy": self.generator,
-            "generator_own": self.own / self.seconds,
-            "latency": summary(self.latencies),
-            "waited": summary(self.waited),
-            "late": summary(self.late),
-            "back": summary(self.arrivals),
-            "histogram": self.latencies.pairs(),
-        }
-
-
-def summary(histogram: Histogram) -> dict[str, float | int | None]:
-    """The percentiles that are shown, ms."""
-    if not histogram.counts:
-        return {"count": 0}
-    shares = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
-    return {"count": histogram.total} | {
-        name: histogram.percentile(share) / 1e6 for name, share in shares.items()
-    }
-
-
-def _row(second: dict[str, Any]) -> dict[str, Any]:
-    """A row of the timeline as a result keeps it: percentiles for a histogram."""
-    rest = {key: value for key, value in second.items() if key != "histogram"}
-    return rest | summary(Histogram(second["histogram"]))
+SHOWN_S = 5.0
+"""Between two lines of progress where it is not a terminal."""
 
 
 class Play:
-    """See the module's text. A context manager that ends every process it has started."""
+    """See the module's text. A context manager: the generator's processes live as long."""
 
     def __init__(self, plan: Plan, target: Target, cores: tuple[int, ...], label: str) -> None:
         self.plan, self.target, self.cores, self.label = plan, target, cores, label
-        self.pipes: list[Connection] = []
-        self.processes: list[multiprocessing.process.BaseProcess] = []
-        self.timeline: dict[int, dict[str, Any]] = {}
-        self.grain = max(1, round(plan.seconds() / ROWS))
-        self.began = time.monotonic()
+        self.crew = Crew(plan, target, cores, self._put)
+        self.watch = Watch(target)
+        self.timeline = Timeline(time.monotonic(), plan.seconds())
         self.stage = Stage(Phase(name="arrival", seconds=0, rate=0), 0.0)
         self.total = Report()
+        """What all listeners have counted since they began."""
         self.output = Output()
+        """What the publisher had to try again, and what went wrong."""
         self.live: dict[int, int] = {}
-        self.ledgers: dict[int, tuple[int, int, int]] = {}
-        self.faults: list[str] = []
-        self.looked = 0.0
-        self.moved = self.began
-        self.stops: dict[str, float] = {}
-        self.cpu = 0.0
-        self._shown = 0.0
+        """Clients in place, by share."""
+        self._ledgers: dict[int, tuple[int, int, int]] = {}
+        self._moved = self._shown = time.monotonic()
 
     def __enter__(self) -> Self:
-        plan, target = self.plan, self.target
-        shares = max(-(-plan.clients // PER_PROCESS), min(len(self.cores), 4))
-        # Ports of an earlier run are not free again at once: each has addresses of its own.
-        net = 1 + int(time.time()) % 250
-        for share in range(shares):
-            places = range(plan.clients * share // shares, plan.clients * (share + 1) // shares)
-            talks = {place: target.talk(place) for place in places}
-            self._fork(lambda s=share, p=places, t=talks: self._listen(s, p, t, net))  # type: ignore[misc]
-        desk, address = target.desk()
-        self._fork(
-            lambda: Backend(
-                desk,
-                lambda: address,
-                topics=plan.topic_count,
-                size=plan.payload,
-                batch=plan.batch,
-                careful=plan.careful,
-            )
-        )
+        self.crew.__enter__()
         return self
-
-    def _listen(self, share: int, places: range, talks: dict[int, Any], net: int) -> Listeners:
-        return Listeners(self.plan, share, places, talks, self.target.port, net)
-
-    def _fork(self, make: Callable[[], Listeners | Backend]) -> None:
-        ours, theirs = multiprocessing.Pipe()
-        fork = multiprocessing.get_context("fork")
-        process = fork.Process(target=self._live, args=(make, theirs, [*self.pipes, ours]))
-        process.start()
-        theirs.close()
-        self.pipes.append(ours)
-        self.processes.append(process)
-
-    def _live(
-        self, make: Callable[[], Listeners | Backend], pipe: Connection, others: list[Connection]
-    ) -> None:
-        for other in others:
-            other.close()  # inherited: else the end of its own pipe would never come
-        os.sched_setaffinity(0, self.cores)
-        with suppress(KeyboardInterrupt, BrokenPipeError):
-            made = make()
-            if isinstance(made, Listeners):
-                listen(made, pipe)
-            else:
-                publish(made, pipe)
 
     def __exit__(
         self,
@@ -196,13 +74,7 @@ class Play:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for pipe in self.pipes:
-            pipe.close()
-        for process in self.processes:
-            process.join(10.0)
-            process.kill()
-
-    # The whole
+        self.crew.__exit__(kind, error, trace)
 
     def run(self) -> dict[str, Any]:
         """Plays it; returns what a result keeps of it."""
@@ -215,313 +87,165 @@ class Play:
             if plan.ramp and len(stages) > 1 and not (stages[-2].carried or stages[-1].carried):
                 break
         fallen = not stages[-1].carried
-        missing = self._settle(fallen)
-        self._judge(missing, fallen)
-        measured = [stage for stage in stages if stage.phase.measured and stage.carried]
-        whole, own, late = Histogram(), Histogram(), Histogram()
-        # A ramp's latencies are those of its first phase: the others are there to overload.
-        for stage in measured[:1] if plan.ramp else measured:
-            whole.add(stage.latencies.counts)
-            own.add(stage.waited.counts)
-            late.add(stage.late.counts)
-        best = max((stage.in_time / stage.seconds for stage in measured), default=None)
-        deliveries = sum(stage.deliveries for stage in measured)
-        in_time = sum(stage.in_time for stage in measured)
-        cpu = sum(stage.cpu_s for stage in measured)
-        seconds = sum(stage.seconds for stage in measured)
+        missing = self._fall() if fallen else self._settle()
         return {
             "target": self.target.name,
             "version": self.target.version,
             "setting": self.target.setting,
             "arrival": arrival,
-            "phases": [stage.document(self._fan()) for stage in stages],
-            "grain": self.grain,
-            "timeline": [_row(self.timeline[second]) for second in sorted(self.timeline)],
-            "deliveries": deliveries,
-            "per_second": best if plan.ramp else in_time / seconds if seconds else None,
-            "best": best,
-            "cpu_us": cpu / in_time * 1e6 if in_time else None,
-            "latency": summary(whole),
-            "steady_us": measured[0].document(1)["cpu_us"] if measured else None,
-            "steady_latency": summary(measured[0].latencies) if measured else {},
-            "histogram": whole.pairs(),
-            "waited": summary(own),
-            "late": summary(late),
-            "back": summary(stages[-1].arrivals),
-            "generator_busy": max((stage.generator for stage in measured), default=0.0),
-            "counts": {
-                "lost": self.total.lost + missing,
-                "told": self.total.told,
-                "duplicates": self.total.duplicates,
-                "disordered": self.total.disordered,
-                "swaps": self.total.swaps,
-                "retries": self.output.retries,
-                "ends": dict(self.total.ends),
-            },
-            "limits": self._limits(measured, whole, own),
-            "faults": self.faults,
+            "phases": [stage.document(plan.fan) for stage in stages],
+            "grain": self.timeline.grain,
+            "timeline": self.timeline.document(),
+            **verdict.figures(plan, stages),
+            "counts": verdict.counts(self.total, self.output, missing),
+            "limits": verdict.limits(stages, len(self.cores)),
+            "faults": verdict.faults(self.total, self.output, missing, fallen),
         }
 
-    def _fan(self) -> float:
-        return self.plan.clients * self.plan.subscriptions / self.plan.topic_count
+    # Arriving
 
     def _arrive(self) -> dict[str, Any]:
-        plan = self.plan
-        cpu, began = self._cpu(), time.monotonic()
-        first = self._memory()
-        self._in_place(FIRST_SHARE)
-        time.sleep(SETTLE_S / 2)
-        third, some, paused = self._memory(), sum(self.live.values()), time.monotonic()
-        idle = paused - began
-        began = time.monotonic() - idle
-        self._in_place(1.0)
-        cpu, seconds = self._cpu() - cpu, time.monotonic() - began - SETTLE_S / 2
-        self._read(SETTLE_S)
-        full, live = self._memory(), sum(self.live.values())
-        stage = self.stage
+        plan, watch = self.plan, self.watch
+        before, cpu = watch.memory(), watch.cpu()
+        seconds = self._in_place(FIRST_SHARE)
+        third, some = watch.memory(), self._present()
+        seconds += self._in_place(1.0)
+        cpu, full, live = watch.cpu() - cpu, watch.memory(), self._present()
         if live < plan.clients:
             raise SystemExit(f"only {live:,} of {plan.clients:,} arrived: {self.total.failures}")
         return {
             "clients": live,
             "seconds": seconds,
             "cpu_us": cpu / live * 1e6,
-            "latency": summary(stage.arrivals),
-            "memory_before": first,
+            "latency": summary(self.stage.arrivals),
+            "memory_before": before,
             "memory_full": full,
             "memory_each": (full - third) / (live - some) if live >= FOR_MEMORY else None,
         }
 
-    def _in_place(self, share: float) -> None:
-        deadline = time.monotonic() + ARRIVE_S
-        self._tell(("arrive", share))
+    def _in_place(self, share: float) -> float:
+        """Lets a share of the clients arrive; returns how long that took."""
+        began = time.monotonic()
+        self.crew.tell("arrive", share)
         wanted = int(self.plan.clients * share)
-        while sum(self.live.values()) < wanted and time.monotonic() < deadline:
-            self._read(0.2)
-            self._tell(("live",))
+        while self._present() < wanted and time.monotonic() < began + ARRIVE_S:
+            self._read(0.1)
+            self.crew.tell("live")
             if self.total.failures:
                 break
-            self._show(f"{sum(self.live.values()):,} of {self.plan.clients:,} in place")
+            self._show(f"{self._present():,} of {self.plan.clients:,} in place")
+        seconds = time.monotonic() - began
+        self._read(SETTLE_S)
+        return seconds
+
+    def _present(self) -> int:
+        return sum(self.live.values())
+
+    # Phases
 
     def _pass(self, phase: Phase) -> Stage:
         """Lets a phase pass."""
         self._flush()
-        cpu, generator = self._cpu(), machine.busy_seconds(self.cores)
-        stage = self.stage = Stage(phase, time.monotonic() - self.began)
-        started = time.monotonic()
-        if phase.event in ("reconnect", "stop reading", "read again"):
-            self._tell(("event", phase.event, float(phase.share)))
+        cpu, busy = self.watch.cpu(), machine.busy_seconds(self.cores)
+        began = time.monotonic()
+        stage = self.stage = Stage(phase, began - self.timeline.began)
+        if phase.event in CROWD_EVENTS:
+            self.crew.tell("event", phase.event, float(phase.share))
         elif phase.event:
             self.target.strike(phase.event)
-        self._tell(("churn", float(phase.churn) / (len(self.pipes) - 1)))
+        self.crew.tell("churn", float(phase.churn) / self.crew.shares)
         if phase.rate:
-            self.pipes[-1].send(("phase", clock(), float(phase.seconds), float(phase.rate)))
-        while (left := started + phase.seconds - time.monotonic()) > 0:
+            self.crew.tell_publisher("phase", clock(), float(phase.seconds), float(phase.rate))
+        while (left := began + phase.seconds - time.monotonic()) > 0:
             self._read(min(left, 0.2))
             self._show(f"{phase.name}, {left:.0f} s left")
         self._flush()
-        stage.seconds, stage.in_time = time.monotonic() - started, stage.deliveries
-        stage.cpu_s = self._cpu() - cpu
-        stage.generator = (machine.busy_seconds(self.cores) - generator) / (
-            stage.seconds * len(self.cores)
-        )
+        stage.seconds, stage.in_time = time.monotonic() - began, stage.deliveries
+        stage.cpu_s = self.watch.cpu() - cpu
+        busy = machine.busy_seconds(self.cores) - busy
+        stage.generator = busy / (stage.seconds * len(self.cores))
         if self.plan.ramp:
-            expected = phase.rate * phase.seconds * self._fan()
+            expected = phase.rate * phase.seconds * self.plan.fan
             stage.carried = stage.deliveries >= CARRIED * expected
         return stage
 
-    def _settle(self, fallen: bool) -> int:
+    def _fall(self) -> int:
+        """Ends a play that was not carried. What is on its way would take its time, for nothing."""
+        self.crew.tell_publisher("cancel")
+        self.crew.tell("over")
+        self._flush()
+        return 0
+
+    def _settle(self) -> int:
         """Waits until everybody has everything; returns how many deliveries are missing."""
-        self._tell(("churn", 0.0))
-        self._tell(("drain",))
-        if fallen:
-            self.pipes[-1].send(("cancel",))
-            self._flush()
-            return 0  # what is still on its way would take its time, and tells nothing
-        missing, numbers = -1, [0]
-        self.moved = time.monotonic()
-        least = -1
-        while time.monotonic() < self.moved + STALL_S:
+        self.crew.tell("churn", 0.0)
+        self.crew.tell("drain")
+        self._moved = time.monotonic()
+        missing = least = -1
+        while missing and time.monotonic() < self._moved + STALL_S:
             self._read(0.1)
-            self.pipes[-1].send(("numbers",))
-            numbers, output = self._answer(self.pipes[-1])
+            numbers, output = self.crew.numbers()
             self._put(output)
             if not output.idle:
-                self.moved = time.monotonic()
+                self._moved = time.monotonic()
                 self._show(f"{output.pending:,} publications have not left yet")
                 continue
-            missing = 0
-            for pipe in self.pipes[:-1]:
-                pipe.send(("missing", numbers))
-                missing += self._answer(pipe)
-            if missing == 0:
-                break
+            missing = self.crew.missing(numbers)
             if missing != least:
-                least, self.moved = missing, time.monotonic()
+                least, self._moved = missing, time.monotonic()
             self._show(f"{missing:,} deliveries are missing")
-        self._tell(("over",))
+        self.crew.tell("over")
         self._flush()
         return missing
 
-    def _judge(self, missing: int, fallen: bool) -> None:
-        total, faults = self.total, self.faults
-        if missing and not fallen:
-            faults.append(f"{missing:,} deliveries did not arrive")
-        if total.lost:
-            faults.append(f"{total.lost:,} publications were skipped, {total.told:,} told")
-        if total.duplicates:
-            faults.append(f"{total.duplicates:,} duplicates")
-        if total.disordered:
-            faults.append(f"{total.disordered:,} out of order")
-        faults += [f"{count:,} times: {text}" for text, count in total.failures.items()]
-        if not fallen:
-            faults += [f"publishing: {text} ({n:,})" for text, n in self.output.errors.items()]
-
-    def _limits(self, measured: list[Stage], whole: Histogram, waited: Histogram) -> list[str]:
-        """Where the generator, not the server, may have been what was measured."""
-        limits = []
-        for stage in measured:
-            if stage.generator > FULL:
-                own = stage.own / stage.seconds / len(self.cores)
-                limits.append(
-                    f"{stage.phase.name}: the generator's cores were {stage.generator:.0%} busy,"
-                    f" {own:.0%} with its own work"
-                )
-        if waited.counts and waited.percentile(0.99) > 0.5 * whole.percentile(0.99):
-            limits.append(
-                f"up to {waited.percentile(0.99) / 1e6:.1f} ms of a p99 of"
-                f" {whole.percentile(0.99) / 1e6:.1f} ms may be the generator's own"
-            )
-        return limits
-
-    # Pipes
-
-    def _tell(self, what: tuple[object, ...]) -> None:
-        """Says something to every listening process."""
-        for pipe in self.pipes[:-1]:
-            pipe.send(what)
-
-    def _answer(self, pipe: Connection) -> Any:
-        """The answer to a question; reports that come before it are taken in."""
-        while True:
-            said = pipe.recv()
-            match said:
-                case Report() | Output():
-                    self._put(said)
-                case ("numbers", numbers, output):
-                    return numbers, output
-                case _:
-                    return said
+    # Reports
 
     def _flush(self) -> None:
-        """Takes in what everybody has counted up to now."""
-        for pipe in self.pipes:
-            pipe.send(("told",))
-        for pipe in self.pipes:
-            while True:
-                said = pipe.recv()
-                if said == "told":
-                    break
-                self._put(said)
-        self._look()
+        self.crew.flush()
+        self.watch.look(self.timeline.row(time.monotonic()))
 
     def _read(self, seconds: float) -> None:
-        """Takes reports in for a while, and looks at the server now and then."""
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            for pipe in wait(self.pipes, left):
-                assert isinstance(pipe, Connection)
-                try:
-                    self._put(pipe.recv())
-                except EOFError:
-                    raise SystemExit("a process of the generator has ended") from None
-            if time.monotonic() - self.looked > LOOK_S:
-                self._look()
+        """Takes reports in for a while, and looks at the server when that is due."""
+        self.crew.read(seconds)
+        if self.watch.due():
+            self.watch.look(self.timeline.row(time.monotonic()))
 
     def _put(self, said: Report | Output) -> None:
-        stage, second = self.stage, self._second(said.at)
+        row = self.timeline.row(said.at)
+        row["generator"] += said.cpu_s
         if isinstance(said, Output):
-            stage.published += said.published
-            stage.late.add(said.late)
-            stage.own += said.cpu_s
+            self.stage.put(said)
             self.output.retries += said.retries
             self.output.errors += said.errors
-            second["pending"] = said.pending
-            for row, share in self._rows(said.at, said.seconds):
-                row["published"] += said.published * share
+            row["pending"] = said.pending
+            for part, share in self.timeline.rows(said.at, said.seconds):
+                part["published"] += said.published * share
             return
-        deliveries = round(said.deliveries * self.plan.step)
+        deliveries = said.deliveries * self.plan.step
+        self.stage.add(said, deliveries)
+        self._sum(said)
         if deliveries:
-            self.moved = time.monotonic()
-        stage.deliveries += deliveries
-        stage.own += said.cpu_s
-        stage.latencies.add(said.latencies)
-        stage.waited.add(said.waited)
-        stage.arrivals.add(said.arrivals)
+            self._moved = time.monotonic()
+        for part, share in self.timeline.rows(said.at, said.seconds):
+            part["deliveries"] += deliveries * share
+            part["bytes"] += said.size * share
+        row["live"] = self._present()
+        row["ends"] += said.ends.total()
+        self.timeline.latencies(said.at).add(said.latencies)
+
+    def _sum(self, said: Report) -> None:
         total = self.total
-        self.ledgers[said.share] = (said.lost, said.duplicates, said.disordered)
+        self._ledgers[said.share] = (said.lost, said.duplicates, said.disordered)
         total.lost, total.duplicates, total.disordered = map(
-            sum, zip(*self.ledgers.values(), strict=True)
+            sum, zip(*self._ledgers.values(), strict=True)
         )
         total.told += said.told
         total.swaps += said.swaps
         total.ends += said.ends
         total.failures += said.failures
         self.live[said.share] = said.live
-        for row, share in self._rows(said.at, said.seconds):
-            row["deliveries"] += deliveries * share
-            row["bytes"] += said.size * share
-        second["live"] = sum(self.live.values())
-        second["ends"] += sum(said.ends.values())
-        second["generator"] += said.cpu_s
-        histogram = Histogram(map(tuple, second["histogram"]))
-        histogram.add(said.latencies)
-        second["histogram"] = histogram.pairs()
-
-    def _rows(self, at: float, seconds: float) -> Iterator[tuple[dict[str, Any], float]]:
-        """The rows that a stretch of time up to `at` falls into, each with its share of it."""
-        begin = max(at - seconds, self.began)
-        first = int((begin - self.began) / self.grain)
-        for number in range(first, int((at - self.began) / self.grain) + 1):
-            low = self.began + number * self.grain
-            part = min(at, low + self.grain) - max(begin, low)
-            if part > 0:
-                yield self._second(low + self.grain / 2), part / (at - begin)
-
-    def _second(self, at: float) -> dict[str, Any]:
-        """The row of the timeline for a time (monotonic seconds)."""
-        number = max(0, int((at - self.began) / self.grain))
-        empty: dict[str, Any] = {"second": number * self.grain, "phase": self.stage.phase.name}
-        empty |= dict.fromkeys(("published", "pending", "deliveries", "bytes", "live", "ends"), 0)
-        empty |= {"generator": 0.0, "histogram": []}
-        return self.timeline.setdefault(number, empty)
-
-    # What the server uses
-
-    def _cpu(self) -> float:
-        total = 0.0
-        for pid in self.target.pids:
-            with suppress(OSError):
-                total += machine.cpu_seconds(pid)
-        # A worker that was killed takes its CPU time with it.
-        self.cpu = max(self.cpu, total)
-        return self.cpu
-
-    def _memory(self) -> int:
-        return sum(machine.pss_bytes(pid) for pid in self.target.pids)
-
-    def _look(self) -> None:
-        now = self.looked = time.monotonic()
-        second = self._second(now)
-        with suppress(OSError):
-            second["memory"] = self._memory()
-        second["cpu_s"] = self._cpu()
-        stops = self.target.stops()
-        for name, key in (("event_loop_lag", "lag_ms"), ("gc_pause", "gc_ms")):
-            if stops:
-                second[key] = min(LONGEST_STOP_S, longest(self.stops, stops, name)) * 1000
-        self.stops = dict(stops)
 
     def _show(self, text: str) -> None:
-        if sys.stderr.isatty() or time.monotonic() - self._shown > 5.0:
+        if sys.stderr.isatty() or time.monotonic() - self._shown > SHOWN_S:
             self._shown = time.monotonic()
             progress(f"{self.label}: {text}")
