@@ -69,6 +69,16 @@ async def take(subscription: Subscription, count: int) -> list[Any]:
         return [(await anext(subscription)).data for _ in range(count)]
 
 
+def tasks_of_clients() -> list[str]:
+    names = [task.get_name() for task in asyncio.all_tasks()]
+    return sorted(name for name in names if name.startswith("clarion-client"))
+
+
+async def another(network: BadNetwork, attempts: int) -> None:
+    """Waits for a connection that is none of the first `attempts`."""
+    await until(lambda: network.open and len(network.attempts) > attempts)
+
+
 async def nothing_more(subscription: Subscription, seconds: float = 0.05) -> bool:
     """Whether nothing comes for a moment."""
     try:
@@ -114,16 +124,29 @@ async def test_fifty_cuts_in_a_run_leave_every_message_once_and_in_order() -> No
         client(network) as c,
         c.subscribe(TOPIC) as subscription,
     ):
+        tasks = tasks_of_clients()
+        attempts = 0
         async with asyncio.TaskGroup() as group:
             taking = group.create_task(take(subscription, 500))
             for n in range(500):
                 await publish(worker, TOPIC, n)
                 if n % 10 == 9:
+                    # Each cut hits a connection, though perhaps one that is only being made.
+                    await another(network, attempts)
+                    attempts = len(network.attempts)
                     network.cut()
-                await asyncio.sleep(0.002)
+                await asyncio.sleep(0.001)
         assert taking.result() == list(range(500))
-        assert await nothing_more(subscription)
-        assert len(network.attempts) > 10
+        await publish(worker, TOPIC, "last")
+        left: list[Any] = []
+        while not left or not isinstance(left[-1], Message):
+            left.append(await subscription.next_event())
+        last = left.pop()
+        assert (last.data, last.offset) == ("last", 501)
+        # A connection that was cut behind the last message was made again.
+        assert all(isinstance(event, Subscribed) and event.recovered for event in left)
+        assert len(network.attempts) > 50
+        await until(lambda: tasks_of_clients() == tasks)
 
 
 async def test_a_cut_in_the_middle_of_a_frame_loses_nothing() -> None:
