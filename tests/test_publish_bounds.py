@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from clarion_fanout.broker import HistoryOptions
+from clarion_fanout.redis_address import parse
+from clarion_fanout.redis_broker import RedisBroker
+from clarion_fanout.redis_keys import Keys
+from clarion_fanout.redis_shard import ShardOptions
+from clarion_fanout.redis_shards import shards_of
 from clarion_server.codes import Code
 from clarion_server.options import Config, Limits
 from clarion_server.quota import RETRY_MS
 from clarion_server.quota_metrics import quota_metrics
 from support.edges import SlowBroker, World, but, turns
 from support.private_api import KEY, NAMESPACES, Answer, Api, serving
+from support.redis_servers import RedisServer
 from support.turning import TurningBroker
 from support.waiting import until
 
@@ -117,6 +125,45 @@ async def test_refusals_are_counted_by_the_keys_place_and_never_its_text() -> No
         assert found["clarion_publish_in_flight_messages", ("api",)] == 2
         assert found["clarion_publish_in_flight_bytes", ("client",)] == 0
         assert OTHER_KEY not in repr(found)
+
+
+async def test_a_shard_that_hangs_holds_its_bounds_and_others_are_published_to() -> None:
+    async with RedisServer() as well, RedisServer() as hung:
+        broker = RedisBroker(
+            shards_of(
+                [parse(each.url) for each in (well, hung)],
+                keys=Keys(),
+                worker="w",
+                options=ShardOptions(),
+            ),
+            keys=Keys(),
+            history=lambda _: HistoryOptions(10, 60),
+            now=lambda: int(time.time() * 1000),
+        )
+        config = Config(api_keys=(KEY, OTHER_KEY), limits=Limits(publish_requests=20))
+        async with serving(config, broker) as api:
+            await until(lambda: all(shard.available for shard in broker.shards.all()))
+            reachable, away = (
+                next(t for t in map(str, range(99)) if broker.shards.of(t) is shard)
+                for shard in broker.shards.all()
+            )
+            hung.stop()
+            try:
+                async with asyncio.TaskGroup() as group:
+                    requests = [
+                        group.create_task(api.post("/v1/publish", {"topic": away, "data": n}))
+                        for n in range(30)
+                    ]
+                    await until(lambda: sum(each.done() for each in requests) == 20)
+                    assert api.publishing.quotas.api.load.requests == 10
+                    for number in range(20):
+                        message = {"topic": reachable, "data": number}
+                        answer = await api.post("/v1/publish", message, key=OTHER_KEY)
+                        assert answer.json["offset"] == number + 1
+            finally:
+                hung.go_on()
+            statuses = [request.result().status for request in requests]
+            assert (statuses.count(429), statuses.count(503)) == (20, 10)
 
 
 # Clients
