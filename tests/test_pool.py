@@ -19,7 +19,7 @@ import pytest
 from clarion_server.pipeline.pool import Busy, Pool, PoolOptions, Stopped
 from clarion_server.pipeline.step import Failed, Refused
 from support import jobs
-from support.steps import Killer
+from support.steps import Gate, Killer
 from support.waiting import until
 
 LONG = 60.0
@@ -124,6 +124,25 @@ async def test_a_job_that_kills_every_process_fails_and_harms_no_other() -> None
         assert await asyncio.gather(*good) == [b"%d" % number for number in range(5)]
 
 
+async def test_a_process_that_closes_its_socket_and_goes_on_is_killed() -> None:
+    async with pool(deadline_s=30) as made:
+        began = time.monotonic()
+        with pytest.raises(Stopped, match="SIGKILL, twice"):
+            await made.submit("a", b"hang_up")
+        assert time.monotonic() - began < 15
+        assert await made.submit("a", b"echo x") == b"x"
+
+
+async def test_closing_while_a_process_ends_leaves_nothing_of_it() -> None:
+    made = Pool(jobs.make, PoolOptions(processes=1))
+    before = await pid(made)
+    os.kill(before, signal.SIGKILL)
+    await until(lambda: made.ended["crash"])
+    await made.close()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(before, os.WNOHANG)  # noqa: ASYNC222 - it does not wait
+
+
 async def test_an_idle_process_that_dies_is_replaced() -> None:
     async with pool() as made:
         before = await pid(made)
@@ -216,21 +235,27 @@ async def test_a_job_that_nobody_wants_any_more_is_not_begun() -> None:
         assert not made.ended
 
 
-async def test_processes_start_when_they_are_needed_and_no_more_than_may_be() -> None:
+async def test_processes_start_when_they_are_needed_and_no_more_than_may_be(
+    tmp_path: Path,
+) -> None:
+    gate = Gate(tmp_path)
     async with pool(processes=2) as made:
         await pid(made)
         assert len(made.processes) == 1
-        many = [made.submit("a", b"sleep 0.1") for _ in range(10)]
+        many = [made.submit("a", f"wait {gate}".encode()) for _ in range(5)]
+        await until(lambda: made.busy == 2)
+        gate.open()
         await asyncio.gather(*many)
         assert len(made.processes) == 2
 
 
 async def test_jobs_are_told_when_no_process_starts() -> None:
-    made = Pool(jobs.broken, PoolOptions(wait_s=0.5))
+    made = Pool(jobs.broken, PoolOptions(wait_s=0.1))
     try:
-        with pytest.raises(Busy, match="exit code 3"):
+        made.start()
+        await until(lambda: made.ended["start"])
+        with pytest.raises(Busy, match="no process for them starts: ended with exit code 3"):
             await made.submit("a", b"echo x")
-        assert made.ended["start"] >= 1
     finally:
         await made.close()
 
@@ -283,7 +308,7 @@ PARENT = """
 import asyncio, sys, uvloop
 from clarion_server.pipeline.pool import Pool, PoolOptions
 from support import jobs
-from support.steps import Killer
+from support.steps import Gate, Killer
 async def main():
     pool = Pool(jobs.make, PoolOptions(processes=2, deadline_s=600))
     first = pool.submit("a", b"spin 600")

@@ -120,6 +120,13 @@ class _Jobs:
         return str(subprocess.Popen(command, stdin=subprocess.DEVNULL).pid)
 
     @staticmethod
+    def hang_up(_text: str) -> str:
+        """Closes all that is open, and goes on."""
+        os.closerange(3, 1000)
+        time.sleep(600)
+        return "never"
+
+    @staticmethod
     def settings(_text: str) -> str:
         ignored = [signal.getsignal(each) is signal.SIG_IGN for each in (2, 15)]
         return f"{os.nice(0)} {ignored} {os.getsid(0) == os.getpid()}"

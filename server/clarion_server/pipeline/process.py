@@ -34,6 +34,10 @@ REAP_SECONDS = 0.005
 """Between two looks whether a process that has closed its socket has ended: it is about to."""
 
 
+LINGER_SECONDS = 1.0
+"""For a process that has closed its socket, to write why, and end; then it is killed."""
+
+
 class OutOfMemory(Exception):
     """A job needed more memory than its process may have. The process ends."""
 
@@ -110,10 +114,20 @@ class Process:
             self._transport.abort()
 
     async def reaped(self) -> None:
-        """Returns when nothing is left of it. Only of one that was killed, or has closed its
-        socket."""
-        while not self._has_ended():  # noqa: ASYNC110 - SIGCHLD is the loop's own
-            await asyncio.sleep(REAP_SECONDS)
+        """Returns when nothing is left of it, also when it is cancelled: that takes a moment. Only
+        of one that was killed, or has closed its socket."""
+        loop = asyncio.get_running_loop()
+        patience = loop.time() + LINGER_SECONDS
+        cancelled: asyncio.CancelledError | None = None
+        while not self._has_ended():  # SIGCHLD is the loop's own
+            if loop.time() > patience:
+                self.kill()
+            try:
+                await asyncio.sleep(REAP_SECONDS)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
 
     def _has_ended(self) -> bool:
         """Takes note of the end. What it has started and left behind ends with it: while it is a
