@@ -548,14 +548,14 @@ async def test_subscribe_for_programs_prints_what_the_server_sent(capsys: Captur
 async def test_subscribe_begins_behind_a_position(capsys: Capture) -> None:
     async def script(talk: Talk) -> None:
         asked = await welcome(talk)
-        assert asked["topics"] == [{"topic": "a:1", "since": {"epoch": "e:f", "offset": 7}}]
+        assert asked["topics"] == [{"topic": "a:1", "since": {"epoch": "-e:f", "offset": 7}}]
         answer = {"id": asked["id"], "topic": "a:1", "recovered": False}
         await talk.says("subscribed", **answer, epoch="g", offset=3)
         await talk.says("join", topic="a:1", member={"client": "c-2", "user": "7"})
         await talk.says("lost", topic="a:1", epoch="g", offset=8, reason="too slow")
         await talk.closes(4502, "bye")
 
-    assert await tail(script, argv=("a:1", "--since", "e:f:7")) == 1
+    assert await tail(script, argv=("a:1", "--since=-e:f:7")) == 1
     assert capsys.readouterr().err.splitlines()[1:5] == [
         "-- a:1: LOST some messages (the stream has begun anew); goes on after 3",
         "-- a:1: subscribed at offset 3, epoch g",

@@ -71,7 +71,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--last", type=int, default=0, metavar="N", help="begin with the newest N of the history"
     )
     parser.add_argument(
-        "--since", metavar="EPOCH:OFFSET", help="begin behind this position (of a single TOPIC)"
+        "--since",
+        metavar="EPOCH:OFFSET",
+        help="begin behind this position of a single TOPIC; with = if the epoch begins with a dash",
     )
     parser.add_argument(
         "--json", action="store_true", help="print the server's objects as they come, one a line"
