@@ -204,13 +204,14 @@ class Publisher:
         their namespace's steps do not hold up the next."""
         begun: list[tuple[Sequence[Entry], Begun]] = []
         for entries in portions:
+            if begun:
+                await asyncio.sleep(0)
             drafts = [entry for entry in entries if isinstance(entry, Draft)]
             begun.append((entries, await self._publishing.begin(drafts, "api")))
             for _, each in begun:
                 if sum(one.waiting for _, one in begun) <= WAITING:
                     break
                 await each.ended()
-            await asyncio.sleep(0)
         outcomes: list[Outcome] = []
         for entries, each in begun:
             rest = iter(await each.ended())
