@@ -157,6 +157,8 @@ class Grant:
 
     def resize(self, size: int) -> Denied | None:
         """It has so many bytes."""
+        if size == self._part.bytes:
+            return None
         return self.take(Load(0, 0, size - self._part.bytes))
 
     def add(self, messages: int) -> Denied | None:

@@ -140,9 +140,8 @@ class Publisher:
         self._publishing = publishing
 
     async def one(self, request: web.Request) -> web.Response:
-        with self._admit(request) as grant:
+        with self._admit(request, messages=1) as grant:
             draft = self._draft(decode(_MESSAGE, await self._read(request, grant)))
-            _allow(grant.add(1))
             (outcome,) = await self._publishing.publish((draft,), "api")
         if isinstance(outcome, Declined):
             return decline(outcome, draft.topic)
@@ -162,8 +161,10 @@ class Publisher:
             _allow(grant.add(len(broadcast.topics)))
             return await self._broadcast(broadcast)
 
-    def _admit(self, request: web.Request) -> Grant:
+    def _admit(self, request: web.Request, messages: int = 0) -> Grant:
         """Lets a request in whose body is not read yet. Raises `Refusal`.
+
+        messages: that it has, as far as is known.
 
         One that does not say how long it is counts as the longest until it has come.
         """
@@ -171,7 +172,7 @@ class Publisher:
         most = self._limits.body_bytes
         key = request.get(API_KEY, "")
         size = most if size is None else min(size, most)
-        admitted = self._publishing.quotas.api.enter(key, size, key)
+        admitted = self._publishing.quotas.api.enter(key, size, key, messages=messages)
         if isinstance(admitted, Grant):
             return admitted
         raise _refusal(admitted)
