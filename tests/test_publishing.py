@@ -273,14 +273,15 @@ async def test_many_small_documents_do_not_hold_up_the_loop() -> None:
     async with stand() as at, asyncio.TaskGroup() as group:
         drafts = [Draft(f"c:{number % 3}", b"spin 0.001") for number in range(500)]
         batch = group.create_task(at.publishing.publish(drafts, "api"))
-        longest, turns = 0.0, 0
+        turns: list[float] = []
         while not batch.done():
             began = time.thread_time()  # not the time of whoever shares the processor
             await asyncio.sleep(0)
-            longest, turns = max(longest, time.thread_time() - began), turns + 1
+            turns.append(time.thread_time() - began)
         assert [offset(each) for each in await batch][-3:] == [166, 167, 167]
-        assert turns > 100
-        assert longest < 0.05
+        assert len(turns) > 100
+        # But for the first, which takes the batch in, and one with a collection of garbage.
+        assert sorted(turns)[-3] < 0.015
         assert not at.pool.processes
 
 
