@@ -5,7 +5,7 @@ of them send commands. Then `newcomers` others connect and subscribe at once, wa
 told to, and try again until every one of them is in place.
 
 Latency is that of what was due: a publication is late from the moment at which it should have been
-published. The newcomers' process has the lowest priority, as it shares a core with the one that
+published. The newcomers' process has a low priority, as it shares a core with the one that
 measures.
 """
 
@@ -242,7 +242,7 @@ class Storm:
 
 
 def _storm(pipe: Connection, args: argparse.Namespace, port: int, turn: int) -> None:
-    os.nice(19)
+    os.nice(10)
     # Each round from an address of its own: the last one's ports are not free again yet.
     address = f"127.0.0.{2 + turn}"
     storm = Storm(port, args.newcomers, args.impatient, args.welcomes, address)
