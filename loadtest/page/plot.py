@@ -12,7 +12,7 @@ from html import escape
 
 WIDTH, HEIGHT = 520, 220
 LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 26
-COLOURS = 10
+COLOURS = 11
 """How many the page has: --c0, --c1, ..."""
 
 Point = tuple[float, float | None]

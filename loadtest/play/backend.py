@@ -15,15 +15,14 @@ from __future__ import annotations
 import select
 import socket
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
 from loadtest.play.desk import Desk, Message
 from loadtest.play.histogram import Histogram
-from loadtest.play.listeners import REPORT_S
 from loadtest.play.stamp import clock
+from loadtest.play.tally import REPORT_S, Output
 
 CONNECTIONS = 4
 """For many topics; a connection has one request under way."""
@@ -36,23 +35,6 @@ AGAIN_S = 0.2
 
 AHEAD_BYTES = 1 << 20
 """Unanswered publications: so many bytes at most that the kernel has not taken."""
-
-
-@dataclass
-class Output:
-    """What was published in about a second, or since the publisher began."""
-
-    at: float = 0.0
-    seconds: float = 0.0
-    published: int = 0
-    pending: int = 0
-    cpu_s: float = 0.0
-    late: dict[int, int] = field(default_factory=dict)
-    """How late publications left the publisher, ns."""
-    retries: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
-    idle: bool = True
-    """Whether everything that was due has left and is answered."""
 
 
 class Line:

@@ -11,9 +11,10 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Self
 
-from loadtest.play.backend import Backend, Output, publish
-from loadtest.play.listeners import Listeners, Report, listen
+from loadtest.play.backend import Backend, publish
+from loadtest.play.listeners import Listeners, listen
 from loadtest.play.plan import Plan
+from loadtest.play.tally import Output, Report
 from loadtest.play.target import Target
 
 PER_PROCESS = 15_000

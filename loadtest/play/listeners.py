@@ -18,7 +18,6 @@ import select
 import socket
 import time
 from collections import Counter
-from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
 from loadtest.play.histogram import FINE_BITS, LONGEST, bucket
@@ -26,6 +25,7 @@ from loadtest.play.ledger import Ledger
 from loadtest.play.plan import Plan
 from loadtest.play.stamp import FIELDS, clock
 from loadtest.play.talk import Aside, Client, Refused, Talk
+from loadtest.play.tally import REPORT_S, Report
 
 PER_ADDRESS = 10_000
 """Clients that share a source address 127.x.y.z: the kernel has about 28,000 ports for each."""
@@ -44,45 +44,12 @@ LOW_WATER = 1 << 14
 """Those that are not in the sample are read when so much has gathered: reading each small write
 takes as long as writing it, and the generator would be the limit."""
 
-REPORT_S = 1.0
 RETRY_S = 0.5
 """The first pause after a connection that failed; it doubles up to 4 s, with full jitter."""
 
 JOIN = 1 << 16
 SHORT_NS = 20_000
 """A wait for the kernel that was shorter was none: there was something to read already."""
-
-
-@dataclass
-class Report:
-    """What a share has done in a second, or, for some of it, since it began."""
-
-    share: int = 0
-    at: float = 0.0
-    """When (monotonic seconds)."""
-    seconds: float = 0.0
-    live: int = 0
-    """Clients in place now."""
-    deliveries: int = 0
-    size: int = 0
-    """Bytes read."""
-    latencies: dict[int, int] = field(default_factory=dict)
-    waited: dict[int, int] = field(default_factory=dict)
-    """How long what was read may have waited for this process."""
-    arrivals: dict[int, int] = field(default_factory=dict)
-    """From connect() to the place, of those who arrived."""
-    cpu_s: float = 0.0
-    lost: int = 0
-    """This, and the next two, since it began."""
-    duplicates: int = 0
-    disordered: int = 0
-    told: int = 0
-    """Publications of which the server said that somebody will not get them."""
-    swaps: int = 0
-    ends: Counter[str] = field(default_factory=Counter)
-    """Connections that the server ended, by its reason."""
-    failures: Counter[str] = field(default_factory=Counter)
-    """What else went wrong."""
 
 
 class Listeners:

@@ -14,12 +14,11 @@ from typing import Any, Self
 
 from loadtest import machine
 from loadtest.play import verdict
-from loadtest.play.backend import Output
 from loadtest.play.crew import Crew
-from loadtest.play.listeners import Report
 from loadtest.play.plan import CROWD_EVENTS, Phase, Plan
 from loadtest.play.stage import Stage, summary
 from loadtest.play.stamp import clock
+from loadtest.play.tally import Output, Report
 from loadtest.play.target import Target
 from loadtest.play.timeline import Timeline
 from loadtest.play.watch import Watch

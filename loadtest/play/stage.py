@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadtest.play.backend import Output
 from loadtest.play.histogram import Histogram
-from loadtest.play.listeners import Report
 from loadtest.play.plan import Phase
+from loadtest.play.tally import Output, Report
 
 
 @dataclass

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from loadtest.play.backend import Output
 from loadtest.play.histogram import Histogram
-from loadtest.play.listeners import Report
 from loadtest.play.plan import Plan
 from loadtest.play.stage import Stage, summary
+from loadtest.play.tally import Output, Report
 
 FULL = 0.85
 """The share of the generator's cores beyond which it was, or may have been, the limit."""
