@@ -31,7 +31,7 @@ BUFFERED_BYTES = 300 * 1024
 """What the kernel holds for one that does not read, both ends (measured: 284 KB)."""
 
 SETTLE_S = 2.0
-"""For the server to get rid of a round's clients."""
+"""For the server to get rid of a round's clients, and to give back what they took."""
 
 SLACK_S = 3.0
 """Beyond its deadlines, until a client that does not read must be gone: the server is busy."""
@@ -230,6 +230,7 @@ def _round(
         time.sleep(0.2)
     gone_after = time.monotonic() - ended
     result.faults += one.faults()
+    time.sleep(SETTLE_S)
     left = machine.pss_bytes(clarion.pid)
     for fd in one.slow:
         fault = _comes_back(one.crowd.sockets[fd], clarion, args.messages)

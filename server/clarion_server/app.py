@@ -38,6 +38,7 @@ from clarion_server.duty import Duty
 from clarion_server.edge import Edge
 from clarion_server.fleet import Fleet, Nobody
 from clarion_server.garbage import Garbage
+from clarion_server.heap import Heap
 from clarion_server.inheritance import Inheritance
 from clarion_server.lag import Lag
 from clarion_server.listener import BACKLOG, Arrival, listen
@@ -123,6 +124,7 @@ class Worker:
         self.fleet = Fleet(duty, self.control or Nobody())
         self.lag = Lag(clock=_clock, options=config.admission)
         self.garbage = Garbage(owned=self._owned, clock=_clock)
+        self.heap = Heap()
         self.edge = Edge(
             config=config,
             broker=self.broker,
@@ -316,6 +318,7 @@ class Worker:
             if self.wheel.now >= housekeeping:
                 housekeeping = self.wheel.now + _HOUSEKEEPING_TICKS
                 brokers.sweep(self.broker)
+                self.heap.look(len(self.counters.windows))
                 self.edge.command_rate.sweep(self.wheel.now)
 
     def _beat(self) -> None:
