@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from clarion_fanout.payload import MAX_DEPTH, check
+from clarion_fanout.payload import AT_ONCE, MAX_DEPTH, check
 from clarion_fanout.publication import PayloadError
 
 LIMIT = 1_000_000
@@ -133,3 +133,14 @@ def test_many_brackets_are_not_depth() -> None:
     assert check(data, LIMIT) == data
     text = b'"' + b"[{" * 2000 + b'"'
     assert check(text, LIMIT) == text
+
+
+def test_what_is_large_may_be_left_to_somebody_else_but_not_its_size() -> None:
+    broken = b"[" * (AT_ONCE + 1)
+    assert check(broken, LIMIT * 8, defer=True) == broken
+    with pytest.raises(PayloadError):
+        check(broken, LIMIT * 8)
+    with pytest.raises(PayloadError, match="the limit is"):
+        check(broken, AT_ONCE, defer=True)
+    with pytest.raises(PayloadError, match="not valid JSON"):
+        check(broken[:AT_ONCE], LIMIT * 8, defer=True)

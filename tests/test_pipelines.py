@@ -129,6 +129,22 @@ async def test_data_may_be_larger_before_the_steps_than_afterwards(tmp_path: Pat
         assert bad["error"]["code"] == "too_large"
 
 
+async def test_large_data_that_is_no_json_is_refused_where_the_steps_run(tmp_path: Path) -> None:
+    async with serving(tmp_path) as at:
+        url = f"http://127.0.0.1:{at.api_port}/v1/publish"
+        for bad in (b"1e999", b"[" * 600 + b"]" * 600):
+            data = b'{"id":1,"secret":"%b","bad":%b}' % (b"x" * 100_000, bad)
+            body = b'{"topic":"safe:1","data":%b}' % data
+            headers = {"Content-Type": "application/json"}
+            async with aiohttp.request("POST", url, data=body, headers=headers) as answer:
+                assert answer.status == 400
+                assert (await answer.json())["error"]["code"] == "bad_data"
+        assert at.preparation is not None
+        assert at.preparation.outcomes["safe", "", "refused"] == 2
+        page = await at.broker.read("safe:1", Want())
+        assert not page.publications
+
+
 async def test_what_takes_its_time_holds_up_no_other_message_of_its_batch(tmp_path: Path) -> None:
     async with serving(tmp_path) as at, asyncio.TaskGroup() as group:
         slow = {"topic": "slow:1", "data": {"id": 1, "seconds": 1.5}}

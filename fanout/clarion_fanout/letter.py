@@ -41,8 +41,11 @@ class Undeliverable(ValueError):
     """An entry cannot be published, now or ever. The text says why, for its author."""
 
 
-def read(entry: bytes, fields: Sequence[bytes], data_bytes: int) -> Letter:
-    """The letter that an entry's names and values are. Raises `Undeliverable`."""
+def read(entry: bytes, fields: Sequence[bytes], data_bytes: int, *, defer: bool = False) -> Letter:
+    """The letter that an entry's names and values are. defer: see `payload.check`.
+
+    Raises `Undeliverable`.
+    """
     if len(fields) == 4 and fields[0] == b"topic" and fields[2] == b"data":
         topic, data, id, key = fields[1], fields[3], None, None  # as nearly everybody writes it
     else:
@@ -51,12 +54,22 @@ def read(entry: bytes, fields: Sequence[bytes], data_bytes: int) -> Letter:
     if not is_topic(name):
         raise Undeliverable(why_not_a_topic(name))
     try:
-        data = payload.check(data, data_bytes)
+        data = payload.check(data, data_bytes, defer=defer)
     except PayloadError as error:
         raise Undeliverable(str(error)) from None
     return Letter(
         entry, name, data, None if id is None else _id(id), "" if key is None else _key(key)
     )
+
+
+def checked(letter: Letter) -> Letter:
+    """A letter whose check was put off. Raises `Undeliverable`."""
+    if len(letter.data) <= payload.AT_ONCE:
+        return letter
+    try:
+        return letter._replace(data=payload.check(letter.data, len(letter.data)))
+    except PayloadError as error:
+        raise Undeliverable(str(error)) from None
 
 
 def _picked(fields: Sequence[bytes]) -> tuple[bytes, bytes, bytes | None, bytes | None]:

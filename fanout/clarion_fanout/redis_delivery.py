@@ -149,9 +149,12 @@ class Delivery:
             try:
                 if len(each) > 2:
                     raise Undeliverable(self._too_large(each))
-                letter = letters.read(entry, fields, self._data_bytes)
-                if self._preparer is None or not self._worked(self._preparer, letter, fields):
+                preparer = self._preparer
+                letter = letters.read(entry, fields, self._data_bytes, defer=preparer is not None)
+                if preparer is None:
                     good.append(letter)
+                elif not self._worked(preparer, letter, fields):
+                    good.append(letters.checked(letter))
             except Undeliverable as error:
                 bad.append((entry, fields[: 2 * FIELDS], str(error)))
         return Mail(cast("bytes", entries[0][0]) if entries else None, good, bad)

@@ -140,6 +140,10 @@ class Publishing:
         """Drafts of a namespace that are on their way through its steps, or wait behind others."""
         return self._held[name]
 
+    def has_steps(self, topic: str) -> bool:
+        """Whether drafts for the topic go through steps, which check what is large."""
+        return self._preparation is not None and self._preparation.namespace(topic) is not None
+
     def most_bytes(self, topic: str) -> int:
         """That the data of a draft for the topic may have."""
         if self._preparation is None:

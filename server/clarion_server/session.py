@@ -500,7 +500,9 @@ class Session:
             self._fail(id, Code.FORBIDDEN, "this client may not publish to the topic", topic)
             return
         try:
-            data = payload.check(bytes(command.data), self._edge.publishing.most_bytes(topic))
+            publishing = self._edge.publishing
+            most, defer = publishing.most_bytes(topic), publishing.has_steps(topic)
+            data = payload.check(bytes(command.data), most, defer=defer)
         except PayloadError as error:
             self._fail(id, Code.BAD_DATA, str(error), topic)
             return

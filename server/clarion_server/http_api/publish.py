@@ -193,7 +193,8 @@ class Publisher:
         topics, id, key = broadcast.topics, broadcast.id, _key(broadcast.key)
         # Topics may differ in what they take, so the largest is checked here, and the size of each.
         most = max(map(self._publishing.most_bytes, topics), default=self._limits.data_bytes)
-        data = self._data(broadcast.data, most)
+        defer = all(map(self._publishing.has_steps, topics))
+        data = self._data(broadcast.data, most, defer=defer)
         portions = (
             [self._addressed(topic, data, id, key) for topic in topics[start : start + PORTION]]
             for start in range(0, len(topics), PORTION)
@@ -232,7 +233,8 @@ class Publisher:
         topic = checked(message.topic)
         most = self._publishing.most_bytes(topic)
         key = _key(message.key, topic)
-        return Draft(topic, self._data(message.data, most, topic), message.id, key)
+        defer = self._publishing.has_steps(topic)
+        return Draft(topic, self._data(message.data, most, topic, defer=defer), message.id, key)
 
     def _addressed(self, topic: str, data: bytes, id: str | None, key: str) -> Entry:
         try:
@@ -245,10 +247,10 @@ class Publisher:
         except Refusal as refusal:
             return Failure(refusal.error)
 
-    def _data(self, raw: msgspec.Raw, most: int, topic: str | None = None) -> bytes:
+    def _data(self, raw: msgspec.Raw, most: int, topic: str | None = None, *, defer: bool) -> bytes:
         data = bytes(raw)
         try:
-            return payload.check(data, most)
+            return payload.check(data, most, defer=defer)
         except PayloadError as error:
             if len(data) > most:
                 raise Refusal(413, Code.TOO_LARGE, str(error), topic=topic) from None
