@@ -239,6 +239,29 @@ def test_what_was_not_fed_and_is_gone_is_a_loss_when_somebody_knew_it() -> None:
     assert bench.follower.position == bench.stream.position
 
 
+@pytest.mark.parametrize("limit", [1, 500])
+@pytest.mark.parametrize("later", [0, 2])
+def test_what_is_gone_is_told_behind_what_came_before_it_and_is_left(
+    limit: int, later: int
+) -> None:
+    bench = Bench()
+    bench.stream.publish()
+    bench.stream.publish()
+    gone = bench.stream.position
+    bench.stream.restart(forgotten=1)
+    bench.stream.page(Want(since=gone, limit=0), follows=True)  # somebody else had it
+    for _ in range(later):
+        bench.stream.publish()
+    bench.follower.doubt()
+    while bench.desk.wants_page:
+        bench.follower.page(bench.read(limit))
+    assert bench.fed == [4, 6, 7][: 1 + later]
+    places = [type(each) for each in bench.desk.fed]
+    assert places == [Loss, Publication, Loss, Publication, Publication][: 3 + later]
+    assert bench.told[-1] == (Loss, Position("e2", 4))
+    assert bench.follower.position == bench.stream.position
+
+
 def test_a_page_that_may_be_older_than_a_doubt_is_checked() -> None:
     bench = Bench()
     bench.stream.publish()

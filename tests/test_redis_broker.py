@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 import pytest
 
-from clarion_fanout.broker import BrokerUnavailable, HistoryOptions, Want
+from clarion_fanout.broker import BrokerUnavailable, HistoryOptions, Page, Want
 from clarion_fanout.publication import Draft, Loss, Position, Publication, Receipt, Turn
 from clarion_fanout.redis_address import parse
 from clarion_fanout.redis_broker import RedisBroker
 from clarion_fanout.redis_keys import Keys
+from clarion_fanout.redis_reader import Question
 from clarion_fanout.redis_shard import ShardOptions
 from clarion_fanout.redis_shards import shards_of
 from support.bad_network import BadNetwork, bad_network
@@ -141,6 +142,33 @@ async def test_who_missed_what_somebody_deleted_is_told(deleted: int) -> None:
                 assert page.complete is (offset >= deleted)
                 if page.complete:
                     assert numbers(page.publications) == list(range(offset + 1, 7))
+    finally:
+        await factory.close()
+
+
+async def test_a_follower_is_told_where_a_stream_has_lost_something_last() -> None:
+    [server] = await shared_servers(1)
+    factory = RedisBrokerFactory(1)
+    try:
+        broker, _ = await factory.open()
+        *_, last = await broker.publish([Draft(TOPIC, b"%d" % number) for number in range(1, 6)])
+        assert isinstance(last, Receipt)
+        assert last.position is not None
+        lineage = "third:4 second:3! first:1!"
+        assert await server.command("HSET", Keys().meta(TOPIC), "l", lineage) == 1
+        for epoch, offset, gap in (
+            (last.position.epoch, 2, None),
+            ("third", 2, None),
+            ("second", 2, 3),
+            ("first", 0, 3),
+            ("another", 2, 3),
+        ):
+            want = Want(since=Position(epoch, offset))
+            [page] = await broker.reader.pages([Question(TOPIC, want, follows=True)])
+            assert isinstance(page, Page)
+            assert page.gap == gap
+            assert page.complete is (gap is None)
+            assert (await broker.read(TOPIC, want)).gap is None
     finally:
         await factory.close()
 

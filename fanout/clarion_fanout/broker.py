@@ -91,11 +91,14 @@ class Page(NamedTuple):
     complete: with `since`, whether nothing after that position is missing: the epoch is the
         stream's and no publication in between was removed; with `reverse` too, whether the
         position is one of the stream's. True otherwise.
+    gap: of a page that is not complete, for the broker itself: the offset behind which the stream
+        has lost something last since the position, if it has and knows.
     """
 
     position: Position | None
     publications: Sequence[Publication]
     complete: bool = True
+    gap: int | None = None
 
 
 class Feed(Protocol):

@@ -69,6 +69,7 @@ class Follower:
         "_arrivals",
         "_desk",
         "_doubted",
+        "_gap",
         "_mark",
         "_waiting",
         "confirmations",
@@ -89,6 +90,8 @@ class Follower:
         self._desk = desk
         self._waiting: list[Publication] = []
         self._doubted = False  # while a page was on its way, which may be older than the doubt
+        self._gap = -1
+        """The offset behind which something is missing that is yet to be told, or -1."""
         self._arrivals: list[tuple[Callable[[], bool], asyncio.Future[None]]] | None = None
 
     @property
@@ -182,13 +185,14 @@ class Follower:
         epoch, newest = page.position
         if not page.complete:
             first = page.publications[0].offset if page.publications else newest + 1
+            self._gap = -1 if page.gap is None else page.gap
             self._skip(epoch, first - 1)
         elif epoch != self.epoch:
             turned = Position(epoch, self.offset)
             self._desk.dispatch(Turn(self.topic, turned, self.epoch))
             self._move(epoch, self.offset)
         for publication in page.publications:
-            if publication.offset > self.offset + 1:
+            if publication.offset > self.offset + 1 or 0 <= self._gap < publication.offset:
                 self._skip(epoch, publication.offset - 1)
             self._desk.dispatch(publication)
             self.offset = publication.offset
@@ -197,6 +201,8 @@ class Follower:
                 self._desk.behind(self)
                 return
             self._skip(epoch, newest)
+        elif self._gap >= 0:
+            self._skip(epoch, newest)
         self._drain()
 
     def _skip(self, epoch: str, offset: int) -> None:
@@ -204,6 +210,8 @@ class Follower:
         reason = "the server's history has a gap"
         self._desk.dispatch(Loss(self.topic, Position(epoch, offset), reason))
         self._move(epoch, offset)
+        if offset >= self._gap:
+            self._gap = -1
 
     def lose(self, reason: str) -> None:
         """What was published after the position cannot be had."""

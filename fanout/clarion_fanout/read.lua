@@ -8,11 +8,13 @@
 --       7 an epoch that was never used   8 reign   9 ms that the position is kept; '0': a question
 --       alone leaves nothing behind   10 '0': a stream that is not here has yet to come
 --       11 'PUBLISH' or 'SPUBLISH'
--- Returns {epoch, offset of the newest, 1 if nothing is missing, {{id, {'d', data[, 'k', key]}}, ...}}, or
+-- Returns {epoch, offset of the newest, 1 if nothing is missing, else 0, {{id, {'d', data[, 'k', key]}}, ...}}, or
 -- 'SEALED': the stream has moved to another shard, or 'EMPTY': it has yet to come.
 --
 -- Since a position that is not the stream's: everything that is kept. Follow differs in this: what
--- was given out before the stream turned away from that position is left out, as it was fed.
+-- was given out before the stream turned away from that position is left out, as it was fed. And
+-- where the stream has lost something since that position, the third of what is returned says behind
+-- which offset it was last: -1 less that.
 --
 -- Whoever follows has been at that position. So if the stream knows its epoch, but nothing beyond a
 -- smaller offset, it has lost something, and whoever stands before that has missed it without
@@ -99,6 +101,10 @@ if ARGV[1] == 'since' or ARGV[1] == 'follow' then
     to = known and offset - 1 or 0
   else
     complete = known and whole and offset + 1 >= first and 1 or 0
+    if ARGV[1] == 'follow' and not (known and whole) then
+      local gap = string.match(meta[3] or '', ':(%d+)!')
+      complete = gap and -1 - gap or 0
+    end
     if known then
       from = math.max(offset + 1, first)
     elseif ARGV[1] == 'follow' then

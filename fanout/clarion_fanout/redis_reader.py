@@ -297,7 +297,8 @@ def _page(topic: str, reply: Reply | BrokerUnavailable) -> Page | BrokerUnavaila
         number, _, ts = id.partition(b"-")
         key = fields[3].decode() if len(fields) > 2 else ""
         publications.append(Publication(topic, fields[1], int(ts), int(number), epoch, key))
-    return Page(Position(epoch, offset), publications, bool(complete))
+    gap = -1 - complete if complete < 0 else None
+    return Page(Position(epoch, offset), publications, complete == 1, gap)
 
 
 def _give(futures: Sequence[asyncio.Future[Page]], page: Page) -> None:

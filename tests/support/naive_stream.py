@@ -61,10 +61,12 @@ class NaiveStream:
     def restart(self, forgotten: int = 0) -> set[int]:
         """Another reign begins, in which the newest so many publications are not known.
 
-        Returns their numbers.
+        Not those before the present epoch began: data that step back so far bring back the epoch
+        before it, which is another story. Returns the numbers of those that are not known.
         """
         epoch, offset = self.position
-        left = max(0, offset - forgotten)
+        began = self._lineage[0][1] if self._lineage else 0
+        left = max(began, offset - forgotten)
         self.position = Position(epoch, left)
         self._turns = True
         gone = {given.number for each, given in self._past.items() if each > left}
@@ -94,15 +96,18 @@ class NaiveStream:
     def page(self, want: Want, *, follows: bool = False) -> Page:
         """The answer that read.lua would give."""
         newest = self.position.offset
-        since, complete = 0, True
+        since, complete, gap = 0, True, None
         if want.since is not None:
             limit, whole = self._reach(want.since.epoch)
+            former = self._lineage
             known = want.since.offset <= limit
             if follows and not known and whole and limit >= 0:
                 self._admit_a_loss()
             since = want.since.offset if known else limit if follows else 0
             oldest = min(self.kept, default=newest + 1)
             complete = known and whole and want.since.offset + 1 >= oldest
+            if follows and not (known and whole):
+                gap = next((last for _, last, clean in former if not clean), None)
         elif want.last:
             since = newest - want.last
         offsets = [offset for offset in self.kept if offset > since]
@@ -110,7 +115,8 @@ class NaiveStream:
             complete = False  # followers see for themselves what is missing between
         if want.limit is not None:
             offsets = offsets[: want.limit]
-        return Page(self.position, [self._publication(offset) for offset in offsets], complete)
+        found = [self._publication(offset) for offset in offsets]
+        return Page(self.position, found, complete, gap)
 
     def _reach(self, epoch: str) -> tuple[int, bool]:
         """Up to where an epoch is part of the stream, and whether nothing is missing since."""

@@ -127,7 +127,8 @@ class StagedShards(Fixed):
         page = self.stream.page(Want(since, last, most), follows=what == b"follow")
         assert page.position is not None
         entries = [[b"%d-0" % each.offset, [b"d", each.data]] for each in page.publications]
-        return [page.position.epoch.encode(), page.position.offset, int(page.complete), entries]
+        complete = int(page.complete) if page.gap is None else -1 - page.gap
+        return [page.position.epoch.encode(), page.position.offset, complete, entries]
 
 
 def broker_over(shards: StagedShards) -> RedisBroker:
