@@ -151,6 +151,7 @@ async def test_a_follower_is_told_where_a_stream_has_lost_something_last() -> No
     factory = RedisBrokerFactory(1)
     try:
         broker, _ = await factory.open()
+        assert isinstance(broker, RedisBroker)
         *_, last = await broker.publish([Draft(TOPIC, b"%d" % number) for number in range(1, 6)])
         assert isinstance(last, Receipt)
         assert last.position is not None
