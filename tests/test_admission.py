@@ -364,7 +364,7 @@ async def test_a_loop_that_stands_still_again_and_again_is_overloaded() -> None:
 async def test_after_thousands_of_lives_and_ends_of_every_kind_all_counts_are_zero() -> None:
     """Every way a connection can end, at random, with all limits on."""
     chance = random.Random(11)
-    limits = Limits(connections=40, user_connections=5, address_connections=30)
+    limits = Limits(connections=40, user_connections=2, address_connections=30)
     config = configuration(
         limits=limits,
         keepalive=Keepalive(close_s=0.2),
