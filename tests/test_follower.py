@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import settings
@@ -74,7 +74,8 @@ class Bench:
     def read(self, limit: int = 500) -> Page:
         assert self.desk.wants_page
         self.desk.wants_page = False
-        return self.stream.page(Want(since=self.follower.position, limit=limit), follows=True)
+        want = Want(since=self.follower.position, limit=limit)
+        return self.stream.page(want, follows=True, former=self.follower.former)
 
     def check(self) -> bool:
         return self.follower.checked(self.follower.position, *self.stream.position)
@@ -423,7 +424,7 @@ class FollowerMachine(RuleBasedStateMachine):
         """Of the first question: our confirmations, the stream's position, the newest number."""
         self.silently = False
         """Whether something happened that only checks in turn find."""
-        self.forgotten: dict[int, Position] = {}
+        self.forgotten: dict[int, tuple[Position, Sequence[str]]] = {}
         """Publications that a restart has forgotten: who was not fed them cannot know of them,
         unless somebody has testified to them."""
         self.passed: set[int] = set()
@@ -458,7 +459,9 @@ class FollowerMachine(RuleBasedStateMachine):
         """Every connection ends with the server, and what is on its way may be lost."""
         gone = self.stream.restart(forgotten)
         given = self.stream.given.values()
-        self.forgotten |= {each.number: each.position for each in given if each.number in gone}
+        self.forgotten |= {
+            each.number: (each.position, each.former) for each in given if each.number in gone
+        }
         self.interrupt(arrived)
         if not answered:
             self.first = self.found = None
@@ -477,7 +480,8 @@ class FollowerMachine(RuleBasedStateMachine):
         """Another worker tells the shard what that has forgotten."""
         number = data.draw(st.sampled_from(sorted(self.forgotten)))
         before = self.stream.position
-        self.stream.page(Want(since=self.forgotten[number], limit=0), follows=True)
+        position, former = self.forgotten[number]
+        self.stream.page(Want(since=position, limit=0), follows=True, former=former)
         if self.stream.position != before:
             self.testified.add(number)
             if self.subscribed:
@@ -554,7 +558,7 @@ class FollowerMachine(RuleBasedStateMachine):
     def read_a_page(self, limit: int) -> None:
         self.desk.wants_page = False
         want = Want(since=self.follower.position, limit=limit)
-        self.page = self.stream.page(want, follows=True)
+        self.page = self.stream.page(want, follows=True, former=self.follower.former)
 
     @rule()
     @precondition(lambda self: self.page is not None)

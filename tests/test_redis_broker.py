@@ -163,9 +163,11 @@ async def test_a_follower_is_told_where_a_stream_has_lost_something_last() -> No
             ("second", 2, 3),
             ("first", 0, 3),
             ("another", 2, 3),
+            ("another fourth second first", 2, 3),
         ):
+            epoch, *former = epoch.split()
             want = Want(since=Position(epoch, offset))
-            [page] = await broker.reader.pages([Question(TOPIC, want, follows=True)])
+            [page] = await broker.reader.pages([Question(TOPIC, want, True, former)])
             assert isinstance(page, Page)
             assert page.gap == gap
             assert page.complete is (gap is None)
@@ -241,8 +243,15 @@ class Pair:
 
     def fail_over(self) -> None:
         """The primary is gone, and the replica in its place, for all who ask."""
+        self._lead_to(self._replica)
+
+    def fail_back(self) -> None:
+        """It is there again, with the data that it had."""
+        self._lead_to(self._primary)
+
+    def _lead_to(self, server: RedisServer) -> None:
         for network in self._networks:
-            network.point(self._replica.port)
+            network.point(server.port)
             network.cut()
             network.flow()
 
@@ -312,6 +321,32 @@ async def test_what_only_its_publisher_knew_is_told_to_be_lost(pair: Pair, publi
     # It is told once, and who was not there then learns it when he comes back.
     assert [type(each) for each in other.feed.publications].count(Loss) == 1
     assert not (await one.broker.read(TOPIC, Want(since=first))).complete
+
+
+@pytest.mark.parametrize("published", [0, 2])
+async def test_data_that_step_back_behind_an_epoch_are_told_to_be_lost(
+    pair: Pair, published: int
+) -> None:
+    """A stream that does not know an epoch has lost it, and with it what was published there. The
+    epoch before it does not come back, and nothing of that is fed again."""
+    one, other = await pair.broker(), await pair.broker()
+    first = await one.publish(b"1")
+    await other.follow()
+    await pair.detach()
+    pair.fail_over()
+    second = await one.publish_at_last(b"2")
+    assert second.epoch != first.epoch
+    await other.feed.expect(TOPIC, b"2")
+    pair.fail_back()
+    for number in range(published):
+        await one.publish_at_last(b"%d" % (3 + number))
+    await until(lambda: any(isinstance(each, Loss) for each in other.feed.publications))
+    await until(lambda: numbers(other.feed.publications) == [2, 3, 4][: 1 + published])
+    position = (await other.broker.read(TOPIC, Want(limit=0))).position
+    assert position is not None
+    assert position.offset == 1 + published
+    assert position.epoch not in (first.epoch, second.epoch)
+    assert not (await other.broker.read(TOPIC, Want(since=first))).complete
 
 
 async def test_what_backends_publish_themselves_may_have_a_key() -> None:

@@ -30,6 +30,11 @@ KEYED = b"%"
 data; see publish.lua."""
 
 
+FORMER = 4
+"""Epochs that are remembered: data that step back over more restarts than that are no backup's, but
+somebody's who brought back another day."""
+
+
 class State(Enum):
     """See the module's text."""
 
@@ -74,6 +79,7 @@ class Follower:
         "_waiting",
         "confirmations",
         "epoch",
+        "former",
         "offset",
         "state",
         "topic",
@@ -84,6 +90,8 @@ class Follower:
         self.state = State.BLIND
         self.epoch = ""
         self.offset = -1
+        self.former: tuple[str, ...] = ()
+        """The epochs before that one, the newest first."""
         self.confirmations = 0
         """How often the subscription was confirmed: more often than once after an interruption."""
         self._mark = b""  # the epoch as it stands in payloads
@@ -221,6 +229,8 @@ class Follower:
             self._drain()
 
     def _move(self, epoch: str, offset: int) -> None:
+        if epoch != self.epoch and self.epoch:
+            self.former = (self.epoch, *self.former[: FORMER - 1])
         self.epoch = epoch
         self.offset = offset
         self._mark = epoch.encode()

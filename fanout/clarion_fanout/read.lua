@@ -2,7 +2,8 @@
 --
 -- KEYS  1 meta   2 stream
 -- ARGV  1 'since', 'follow', 'last', 'all' or 'none'
---       2 epoch and 3 offset of since and follow, or 2 the number of last
+--       2 epoch and 3 offset of since and follow, or 2 the number of last; of follow, behind the
+--       epoch and a space, those that came before it, the newest first
 --       4 at most so many messages, '-1': all   5 '1': newest first
 --       6 messages accepted before this time, ms, are too old
 --       7 an epoch that was never used   8 reign   9 ms that the position is kept; '0': a question
@@ -20,6 +21,11 @@
 -- smaller offset, it has lost something, and whoever stands before that has missed it without
 -- knowing. Then another epoch begins, of which nobody is told that it continues the old one
 -- completely ('!' in the lineage). That is done once; followers are told by the payload '!'.
+--
+-- A stream that stepped back behind the beginning of an epoch does not know that epoch, and has the one
+-- before it again, with offsets that went on in the epoch it has forgotten. So whoever follows names
+-- the epochs that he came through: if the stream knows one of these only, it has lost all that came
+-- after it.
 
 local meta = redis.call('HMGET', KEYS[1], 'e', 'o', 'l', 'm')
 local epoch = meta[1]
@@ -73,17 +79,23 @@ if ARGV[1] == 'since' or ARGV[1] == 'follow' then
   local offset = tonumber(ARGV[3])
   -- Up to where that epoch is part of the stream, and whether nothing is missing since.
   local limit, whole = -1, true
-  if ARGV[2] == epoch then
-    limit = newest
-  else
-    for ancestor, last, mark in string.gmatch(meta[3] or '', '(%S+):(%d+)(!?)') do
-      if ancestor == ARGV[2] then
-        limit, whole = tonumber(last), mark == ''
-        break
+  local known = true
+  for name in string.gmatch(ARGV[2], '%S+') do
+    if name == epoch then
+      limit = newest
+    else
+      for ancestor, last, mark in string.gmatch(meta[3] or '', '(%S+):(%d+)(!?)') do
+        if ancestor == name then
+          limit, whole = tonumber(last), mark == ''
+          break
+        end
       end
     end
+    known = known and offset <= limit
+    if limit >= 0 then
+      break
+    end
   end
-  local known = offset <= limit
   if ARGV[1] == 'follow' and limit >= 0 and not known and whole then
     local lineage = epoch .. ':' .. newest .. '!'
     local kept = 1

@@ -127,7 +127,9 @@ class Mender:
     async def _fill(self, followers: Sequence[Follower]) -> dict[Follower, None]:
         """Gets what followers have missed; returns those whose shard did not answer."""
         questions = [
-            Question(follower.topic, Want(since=follower.position, limit=PAGE), follows=True)
+            Question(
+                follower.topic, Want(since=follower.position, limit=PAGE), True, follower.former
+            )
             for follower in followers
         ]
         self.gaps += len(questions)

@@ -44,11 +44,13 @@ Entry: TypeAlias = tuple[bytes, list[bytes]]
 
 
 class Question(NamedTuple):
-    """What is asked of a stream. follows: by somebody who was at that position, see read.lua."""
+    """What is asked of a stream. follows: by somebody who was at that position, and came through
+    the epochs `former`, the newest first; see read.lua."""
 
     topic: str
     want: Want
     follows: bool = False
+    former: Sequence[str] = ()
 
 
 class Sealed(BrokerUnavailable):
@@ -213,13 +215,14 @@ class Reader:
         return cast("list[Page | BrokerUnavailable]", pages)
 
     def _packed(self, question: Question, now: int) -> bytes:
-        topic, want, follows = question
+        topic, want, follows, former = question
         options = self._history(topic)
         assert options is not None, "topics without history are not asked about"
         kept = int(options.seconds * 1000)
         what: tuple[str | int, str | int, int]
         if want.since is not None:
-            what = ("follow" if follows else "since", want.since.epoch, want.since.offset)
+            epochs = " ".join((want.since.epoch, *former))
+            what = ("follow" if follows else "since", epochs, want.since.offset)
         elif want.last:
             what = ("last", want.last, 0)
         else:

@@ -21,6 +21,7 @@ from itertools import islice
 from typing import NoReturn
 
 from clarion_fanout.broker import BrokerUnavailable, Want
+from clarion_fanout.follower import FORMER
 from clarion_fanout.publication import Position
 from clarion_fanout.redis_reader import Question, Reader, Sealed
 from clarion_fanout.redis_shards import Shards
@@ -56,8 +57,9 @@ class Witness:
         # Two generations: forgetting the oldest one by one would cost more than remembering.
         self._young: dict[str, Position] = {}
         self._old: dict[str, Position] = {}
-        # By topic and epoch: that a topic has turned twice does not settle the first doubt.
-        self._doubted: dict[tuple[str, str], int] = {}
+        self._former: dict[str, tuple[str, ...]] = {}  # epochs before that, of topics that turned
+        # By topic and epochs: that a topic has turned twice does not settle the first doubt.
+        self._doubted: dict[tuple[str, tuple[str, ...]], int] = {}
         self._testifying = False
         self.testimonies = 0
         """Positions that streams were asked about."""
@@ -72,12 +74,18 @@ class Witness:
             before = self._old.get(topic)
             if len(self._young) >= self._remembered:
                 self._old, self._young = self._young, {}
+                self._former = {
+                    topic: former for topic, former in self._former.items() if topic in self._old
+                }
         self._young[topic] = position
         if before is not None and before.epoch != position.epoch:
             self._doubt(topic, before)
+            former = self._former.get(topic, ())
+            self._former[topic] = (before.epoch, *former[: FORMER - 1])
 
     def _doubt(self, topic: str, position: Position) -> None:
-        self._doubted[topic, position.epoch] = position.offset
+        epochs = (position.epoch, *self._former.get(topic, ()))
+        self._doubted[topic, epochs] = position.offset
         if not self._testifying:
             self._testifying = True
             self._tasks.start(self._testify(), "testify")
@@ -112,8 +120,8 @@ class Witness:
                 self.testimonies += len(asked)
                 pages = await self._reader.pages(
                     [
-                        Question(topic, Want(since=Position(epoch, offset), limit=0), follows=True)
-                        for (topic, epoch), offset in asked
+                        Question(topic, Want(since=Position(epoch, offset), limit=0), True, former)
+                        for (topic, (epoch, *former)), offset in asked
                     ]
                 )
                 left = [

@@ -15,10 +15,12 @@ TOPIC = "many:a"
 
 
 class Given(NamedTuple):
-    """A publication at the moment when it was given out. number: counts all, from 1."""
+    """A publication at the moment when it was given out. number: counts all, from 1. former: the
+    epochs before its own."""
 
     number: int
     position: Position
+    former: tuple[str, ...]
 
 
 class NaiveStream:
@@ -37,6 +39,8 @@ class NaiveStream:
         self._lineage: list[tuple[str, int, bool]] = []
         """Former epochs: up to where they are part of it, and whether nothing is missing since."""
         self._turns = False  # with the next publication
+        self._before: dict[int, tuple[str, list[tuple[str, int, bool]]]] = {0: ("e1", [])}
+        """Epoch and lineage when the newest offset was that one: what a restart brings back."""
 
     def publish(self) -> bytes:
         """Takes a publication; returns the payload that subscribers get."""
@@ -48,25 +52,34 @@ class NaiveStream:
         self._numbers += 1
         data = b"%d" % self._numbers
         self.position = Position(epoch, offset + 1)
-        given = Given(self._numbers, self.position)
+        former = tuple(name for name, _, _ in self._lineage)
+        given = Given(self._numbers, self.position, former)
         self.given[data] = self.kept[offset + 1] = self._past[offset + 1] = given
+        self._remember()
         return b"#%d 0 %b %b" % (offset + 1, epoch.encode(), data)
 
     def _fresh(self) -> str:
         self._epochs += 1
         return f"e{self._epochs}"
 
+    def _remember(self) -> None:
+        epoch, offset = self.position
+        self._before[offset] = epoch, list(self._lineage)
+
     # What happens to shards
 
     def restart(self, forgotten: int = 0) -> set[int]:
         """Another reign begins, in which the newest so many publications are not known.
 
-        Not those before the present epoch began: data that step back so far bring back the epoch
-        before it, which is another story. Returns the numbers of those that are not known.
+        Returns their numbers. Data that step back behind the beginning of an epoch bring back the
+        one before.
         """
         epoch, offset = self.position
-        began = self._lineage[0][1] if self._lineage else 0
-        left = max(began, offset - forgotten)
+        left = max(0, offset - forgotten)
+        if left < offset:
+            epoch, lineage = self._before[left]
+            self._lineage = list(lineage)
+            self._before = {each: state for each, state in self._before.items() if each <= left}
         self.position = Position(epoch, left)
         self._turns = True
         gone = {given.number for each, given in self._past.items() if each > left}
@@ -81,6 +94,8 @@ class NaiveStream:
         self._past.clear()
         self._lineage.clear()
         self._turns = False
+        self._before.clear()
+        self._remember()
 
     def trim(self, size: int) -> None:
         """Forgets the oldest; keeps so many."""
@@ -93,21 +108,24 @@ class NaiveStream:
 
     # Questions
 
-    def page(self, want: Want, *, follows: bool = False) -> Page:
+    def page(self, want: Want, *, follows: bool = False, former: Sequence[str] = ()) -> Page:
         """The answer that read.lua would give."""
         newest = self.position.offset
         since, complete, gap = 0, True, None
         if want.since is not None:
             limit, whole = self._reach(want.since.epoch)
-            former = self._lineage
             known = want.since.offset <= limit
+            for epoch in former:
+                if limit < 0:
+                    limit, whole = self._reach(epoch)
+            lineage = self._lineage
             if follows and not known and whole and limit >= 0:
                 self._admit_a_loss()
             since = want.since.offset if known else limit if follows else 0
             oldest = min(self.kept, default=newest + 1)
             complete = known and whole and want.since.offset + 1 >= oldest
             if follows and not (known and whole):
-                gap = next((last for _, last, clean in former if not clean), None)
+                gap = next((last for _, last, clean in lineage if not clean), None)
         elif want.last:
             since = newest - want.last
         offsets = [offset for offset in self.kept if offset > since]
@@ -130,6 +148,7 @@ class NaiveStream:
         self._lineage = [(name, limit, False) for name, limit, _ in former]
         self.position = Position(self._fresh(), offset)
         self._turns = False
+        self._remember()
 
     def _publication(self, offset: int) -> Publication:
         number = self.kept[offset].number

@@ -119,12 +119,14 @@ class StagedShards(Fixed):
         assert words[0] == b"EVALSHA", words
         what, first, second, limit = words[5:9]
         since, last = None, 0
+        former: list[str] = []
         if what in (b"since", b"follow"):
-            since = Position(first.decode(), int(second))
+            epoch, *former = first.decode().split()
+            since = Position(epoch, int(second))
         elif what == b"last":
             last = int(first)
         most = 0 if what == b"none" else None if limit == b"-1" else int(limit)
-        page = self.stream.page(Want(since, last, most), follows=what == b"follow")
+        page = self.stream.page(Want(since, last, most), follows=what == b"follow", former=former)
         assert page.position is not None
         entries = [[b"%d-0" % each.offset, [b"d", each.data]] for each in page.publications]
         complete = int(page.complete) if page.gap is None else -1 - page.gap
