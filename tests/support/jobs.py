@@ -129,4 +129,5 @@ class _Jobs:
     @staticmethod
     def settings(_text: str) -> str:
         ignored = [signal.getsignal(each) is signal.SIG_IGN for each in (2, 15)]
-        return f"{os.nice(0)} {ignored} {os.getsid(0) == os.getpid()}"
+        own = os.getpgid(0) == os.getpid() and os.getsid(0) != os.getpid()
+        return f"{os.nice(0)} {ignored} {own}"

@@ -72,8 +72,10 @@ class Process:
         try:
             with theirs:
                 # Not asyncio's: uvloop forks, which takes 400 ms with 2 GB of memory; this 0.4 ms.
-                # All that is open here is closed there but the one socket. A session of its own:
-                # the terminal's signals do not reach it, and what it starts ends with it.
+                # All that is open here is closed there but the one socket. A process group of its
+                # own: the terminal's signals do not reach it, and what it starts ends with it. Not
+                # a session: Linux gives each of them as much of a processor as ours has, however
+                # nice it is (sched(7), autogroup).
                 popen = subprocess.Popen(  # noqa: ASYNC220
                     [
                         *(sys.executable, "-P", "-m", "clarion_server.pipeline.child"),
@@ -81,7 +83,7 @@ class Process:
                     ],
                     stdin=subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(),),
-                    start_new_session=True,
+                    process_group=0,
                 )
         except BaseException:
             ours.close()
