@@ -20,6 +20,7 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 from clarion_server.handshake import END, Refusal, Request, parse, response, upgrade
+from clarion_server.proxy_header import SIGNATURE
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
@@ -462,3 +463,10 @@ def test_a_response_without_content_does_not_speak_of_its_length() -> None:
 def test_a_response_refuses_a_header_that_would_become_two() -> None:
     with pytest.raises(ValueError, match="header"):
         response(403, b"", headers=(("Access-Control-Allow-Origin", "https://a\r\nSet-Cookie: b"),))
+
+
+@pytest.mark.parametrize("header", [b"PROXY TCP4 1.1.1.1 2.2.2.2 1 2\r\n\r\n", SIGNATURE])
+def test_a_proxy_header_that_nobody_expects_is_told_what_to_set(header: bytes) -> None:
+    refusal = parse(header[: header.index(END) + len(END)])
+    assert isinstance(refusal, Refusal)
+    assert (refusal.status, "`proxy_protocol`" in refusal.message) == (400, True)

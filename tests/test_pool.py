@@ -143,12 +143,13 @@ async def test_closing_while_a_process_ends_leaves_nothing_of_it() -> None:
         os.waitpid(before, os.WNOHANG)  # noqa: ASYNC222 - it does not wait
 
 
-async def test_an_idle_process_that_dies_is_replaced() -> None:
+async def test_an_idle_process_that_dies_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
     async with pool() as made:
         before = await pid(made)
         os.kill(before, signal.SIGKILL)
         await until(lambda: made.ended["crash"] == 1 and len(made.processes) == 1)
         assert await pid(made) != before
+    assert f"pid {before}, was killed by SIGKILL; another starts now" in caplog.text
 
 
 async def test_no_job_is_lost_or_done_wrong_while_processes_are_killed_at_random() -> None:

@@ -220,7 +220,10 @@ def _parse_with_library(head: bytes) -> Request | Refusal:
             allow = (("Allow", "GET"),)
             return Refusal(405, Code.METHOD_NOT_ALLOWED, "nothing is posted here", allow)
         if library.handshake_exc is not None and not library.data_to_send()[0]:
-            return Refusal(400, Code.BAD_REQUEST, "this is not an HTTP/1.1 request without a body")
+            message = "this is not an HTTP/1.1 request without a body"
+            if head == END or head.startswith(b"PROXY "):  # version 2 begins with an end
+                message = f"{message}; for a proxy that sends PROXY headers set `proxy_protocol`"
+            return Refusal(400, Code.BAD_REQUEST, message)
         # The library answers lines and heads that are too long with 414 and 431.
         return Refusal(
             431, Code.TOO_LARGE, "the request's line or a header is too long, or there are too many"

@@ -23,6 +23,7 @@ import logging
 import pickle
 import sys
 from collections import Counter, defaultdict
+from contextlib import suppress
 from functools import partial
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -40,6 +41,9 @@ ATTEMPTS = 2
 
 START_SECONDS = 30.0
 """Until a process must have made its steps: a hundred times what it takes."""
+
+END_SECONDS = 1.0
+"""For a process that has closed its socket to end by itself; then it is killed."""
 
 AGAIN_SECONDS = (0.1, 30.0)
 """The bounds of the pause before a process is started again that could not start."""
@@ -279,7 +283,11 @@ class Pool:
                     if place in self._idle:
                         self._idle.remove(place)
                     self.ended["crash"] += 1
-                    log.error("an idle process of the pipeline, pid %d, ended", process.pid)
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(END_SECONDS):
+                            await process.reaped()  # it says then what ended it
+                    text = "an idle process of the pipeline, pid %d, %s; another starts now"
+                    log.error(text, process.pid, process.how)
                     return
                 if not process.alive:
                     self.ended["crash"] += 1
