@@ -136,7 +136,7 @@ class Edge:
         return sum(self.counters.connections.values())
 
     def _room(self) -> int:
-        return self.most - sum(self.counters.connections.values())
+        return self.most - self.connected
 
     def retry_ms(self, close: Close) -> int | None:
         """When a client that is closed with `close` should come back; None if it should not."""

@@ -10,8 +10,8 @@ from clarion_server.frames import COMPRESSED_TEXT, frame
 from clarion_server.protocol import written
 
 
-class WebSocketForm:
-    """A text frame with the object."""
+class _Form:
+    """Keeps what a form makes of a publication with that."""
 
     def encode(self, publication: Publication) -> bytes:
         frames = publication.frames
@@ -19,35 +19,36 @@ class WebSocketForm:
             frames = publication.frames = {}
         encoded = frames.get(self)
         if encoded is None:
-            encoded = frames[self] = frame(written(publication))
+            encoded = frames[self] = self.make(publication)
         return encoded
 
+    def make(self, publication: Publication) -> bytes:
+        """The frame, encoded anew."""
+        raise NotImplementedError
 
-class CompressedForm:
+
+class WebSocketForm(_Form):
+    """A text frame with the object."""
+
+    def make(self, publication: Publication) -> bytes:
+        return frame(written(publication))
+
+
+class CompressedForm(_Form):
     """A compressed frame, where the topic's namespace wants that and it is worth it; or else the
     very frame that everybody else gets. For clients that have agreed to it (RFC 7692)."""
 
     def __init__(self, compressor: Compressor) -> None:
         self._compressor = compressor
 
-    def encode(self, publication: Publication) -> bytes:
-        frames = publication.frames
-        if frames is None:
-            frames = publication.frames = {}
-        encoded = frames.get(self)
-        if encoded is None:
-            payload = None
-            if type(publication) is Publication:
-                payload = self._compressor.compress(publication.topic, written(publication))
-            if payload is None:
-                encoded = WEBSOCKET.encode(publication)
-            else:
-                encoded = frame(payload, COMPRESSED_TEXT)
-            frames[self] = encoded
-        return encoded
+    def make(self, publication: Publication) -> bytes:
+        payload = None
+        if type(publication) is Publication:
+            payload = self._compressor.compress(publication.topic, written(publication))
+        return WEBSOCKET.encode(publication) if payload is None else frame(payload, COMPRESSED_TEXT)
 
 
-class NarrowForm:
+class NarrowForm(_Form):
     """The same for clients whose window is smaller than usual (RFC 7692, section 7.1.2.1).
 
     Nothing is compressed for them anew: a message that is no longer than their window refers back
@@ -60,15 +61,9 @@ class NarrowForm:
         self._wide = wide
         self._size = 1 << window
 
-    def encode(self, publication: Publication) -> bytes:
-        frames = publication.frames
-        if frames is None:
-            frames = publication.frames = {}
-        encoded = frames.get(self)
-        if encoded is None:
-            fits = len(written(publication)) <= self._size
-            encoded = frames[self] = (self._wide if fits else WEBSOCKET).encode(publication)
-        return encoded
+    def make(self, publication: Publication) -> bytes:
+        fits = len(written(publication)) <= self._size
+        return (self._wide if fits else WEBSOCKET).encode(publication)
 
 
 def compressed_forms(compressor: Compressor) -> dict[int, Form]:
@@ -78,20 +73,14 @@ def compressed_forms(compressor: Compressor) -> dict[int, Form]:
     return {**narrow, MAX_WINDOW: wide}
 
 
-class EventForm:
+class EventForm(_Form):
     """An event of a stream with a single topic: its id is the publication's own position."""
 
-    def encode(self, publication: Publication) -> bytes:
-        frames = publication.frames
-        if frames is None:
-            frames = publication.frames = {}
-        encoded = frames.get(self)
-        if encoded is None:
-            id = ""
-            if publication.epoch:
-                id = position_id(publication.topic, publication.epoch, publication.offset)
-            encoded = frames[self] = published(publication, id)
-        return encoded
+    def make(self, publication: Publication) -> bytes:
+        id = ""
+        if publication.epoch:
+            id = position_id(publication.topic, publication.epoch, publication.offset)
+        return published(publication, id)
 
 
 def published(publication: Publication, id: str) -> bytes:
