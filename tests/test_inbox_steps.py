@@ -15,6 +15,7 @@ from clarion_server.pipeline.bench import Bench
 from support.inboxes import (
     DEAD,
     LEASE_SECONDS,
+    Doomed,
     Worker,
     emptied,
     entry,
@@ -113,6 +114,23 @@ async def test_an_entry_is_published_once_although_the_steps_make_something_else
         async with worker(server.url, options=OPTIONS, prepare=prepare, name="v") as other:
             await emptied(server)
             assert len(await kept(other, "a:1")) == 20
+
+
+async def test_what_was_published_is_not_buried_when_steps_refuse_it_the_second_time(
+    tmp_path: Path,
+) -> None:
+    (server,) = await shared_servers(1)
+    Doomed.published = asyncio.Event()
+    async with preparing(processes=1) as preparation:
+        prepare = partial(Bench, preparation)
+        async with worker(server.url, options=OPTIONS, prepare=prepare, kind=Doomed):
+            await leave(server, entry("a:1", f"refuse_again {tmp_path / 'mark'}"))
+            await Doomed.published.wait()
+        async with worker(server.url, options=OPTIONS, prepare=prepare, name="v") as other:
+            await emptied(server)
+            assert await kept(other, "a:1") == ["done"]
+            assert other.done("duplicate") == 1
+        assert await dead(server) == []
 
 
 async def test_what_an_owner_that_died_had_on_its_bench_is_published_by_the_next(

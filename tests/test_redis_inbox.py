@@ -27,6 +27,7 @@ from support.inboxes import (
     KEYS,
     LEASE_SECONDS,
     OWNER,
+    Doomed,
     Worker,
     emptied,
     entry,
@@ -304,21 +305,6 @@ async def test_who_does_not_own_it_is_not_given_entries() -> None:
 # In order and once
 
 
-class Doomed(RedisBroker):
-    """Its worker gets as far as having published, and never hears that it has."""
-
-    published: ClassVar[asyncio.Event]
-
-    async def publish_steps(
-        self, steps: Sequence[Step], key_ms: int
-    ) -> Sequence[Receipt | BrokerUnavailable]:
-        receipts = await super().publish_steps(steps, key_ms)
-        if receipts:
-            self.published.set()
-            await asyncio.Event().wait()
-        return receipts
-
-
 @pytest.mark.parametrize("topic", ["a", "bare:a"])
 async def test_what_a_worker_published_before_it_died_is_not_published_again(topic: str) -> None:
     (server,) = await shared_servers(1)
@@ -336,6 +322,22 @@ async def test_what_a_worker_published_before_it_died_is_not_published_again(top
             assert await fed(witness, topic, 101) == list(range(101))
             assert two.done("duplicate") >= 1
             assert two.done("published") >= 1
+
+
+async def test_what_is_buried_has_left_the_inbox_when_its_worker_dies() -> None:
+    (server,) = await shared_servers(1)
+    Doomed.published = asyncio.Event()
+    async with worker(server.url, kind=Doomed, working=False) as one:
+        await leave(server, ["topic", "a"], entry("a", 1))
+        one.work()
+        await Doomed.published.wait()
+        assert await server.command("XLEN", INBOX) == 1
+        assert await server.command("XPENDING", INBOX, "clarion", "-", "+", 10) != []
+        assert await server.command("XLEN", DEAD) == 1
+    async with worker(server.url, name="two") as two:
+        await emptied(server)
+        assert two.done("dead") == 0
+        assert await kept(two, "a") == [1]
 
 
 class Late(RedisBroker):

@@ -238,6 +238,15 @@ class RedisBroker:
                 ]
                 await self.shards.send(found)
 
+    async def known(self, steps: Sequence[Step], key_ms: int) -> list[bool]:
+        """Whether the key of each step is remembered: it was published. One whose shard does not
+        answer was not, as far as can be told."""
+        await self._bring_keys(steps, key_ms)
+        replies = await self.shards.send(
+            [(topic, pack((b"EXISTS", names[0]))) for topic, _, names, _ in steps]
+        )
+        return [reply == 1 for reply in replies]
+
     async def forget(self, steps: Iterable[Step], in_ms: int) -> None:
         """Remembers the keys of steps only so long from now on, as far as their shards answer."""
         await self.shards.send(

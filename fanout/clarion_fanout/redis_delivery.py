@@ -24,7 +24,7 @@ from clarion_fanout.publication import Receipt
 from clarion_fanout.redis_broker import RedisBroker, Step
 from clarion_fanout.redis_keys import Keys
 from clarion_fanout.redis_place import Place
-from clarion_fanout.redis_wire import pack
+from clarion_fanout.redis_scripts import BURY
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,9 @@ Sent: TypeAlias = tuple[Letter, Step]
 
 _Dead: TypeAlias = tuple[bytes, list[bytes], str]
 """An entry that cannot be published, its fields and why."""
+
+_Refused: TypeAlias = tuple[Step, _Dead]
+"""A letter that steps refused: how it would have been published, and what is buried."""
 
 
 class Mail(NamedTuple):
@@ -100,7 +103,7 @@ class Delivery:
         self._backlog = Backlog()
         self._preparer = preparer
         self._worked_on: dict[bytes, tuple[int, list[bytes]]] = {}
-        self._refused: list[_Dead] = []
+        self._refused: list[_Refused] = []
         self._retry_at = 0.0
 
     @property
@@ -183,18 +186,28 @@ class Delivery:
     async def bury(self, dead: Sequence[_Dead]) -> list[bytes]:
         """Buries entries, and those that were refused, and returns them. Raises
         `BrokerUnavailable`."""
-        dead, self._refused = [*dead, *self._refused], []
+        refused, self._refused = self._refused, []
+        steps = [step for step, _ in refused]
+        published = await self._broker.known(steps, PENDING_SECONDS * 1000)
+        dead = [*dead]
+        done: list[bytes] = []
+        for (_, each), known in zip(refused, published, strict=True):
+            if known:
+                done.append(each[0])
+            else:
+                dead.append(each)
+        self.outcomes["duplicate"] += len(done)
         if dead:
-            add = ("XADD", self._keys.dead, "MAXLEN", "~", DEAD, "*")
+            keys = [self._keys.dead, *([self._keys.inbox] if self._dead.fixed else [])]
             await self._dead.ask(
                 [
-                    pack((*add, *fields, "reason", reason, "entry", entry))
+                    BURY.packed(keys, (DEAD, entry, *fields, "reason", reason, "entry", entry))
                     for entry, fields, reason in dead
                 ]
             )
             self.outcomes["dead"] += len(dead)
             log.debug("shard %s: %d dead letters, %s", self._name, len(dead), dead[-1][2])
-        return [entry for entry, _, _ in dead]
+        return done + [entry for entry, _, _ in dead]
 
     # Publishing
 
@@ -204,8 +217,9 @@ class Delivery:
             prepared, refused = self._preparer.take()
             fresh = [*fresh, *prepared]
             for letter, reason in refused:
+                step = letter.topic, letter.data, (self._remembered(letter),), letter.key
                 _, fields = self._worked_on.pop(letter.entry)
-                self._refused.append((letter.entry, fields, reason))
+                self._refused.append((step, (letter.entry, fields, reason)))
         due: list[Letter] = []
         if self._backlog.letters and time.monotonic() >= self._retry_at:
             due = self._backlog.due(self._reachable, most)

@@ -33,12 +33,16 @@ Once
 Burial
     What can never be published goes to `clarion:inbox:dead`: its fields, cut to 1,024 bytes each
     if the entry is too large, and two more, `reason` for its author and `entry`, its id. The newest
-    `DEAD` or so are kept. An entry is there twice if the worker died while burying it.
+    `DEAD` or so are kept. It leaves the stream with that; in a cluster a moment later, since its
+    dead letters are in another slot. So if the worker dies in that moment the entry is there twice,
+    or published as well.
 
 Preparation
     Where something is to be done to a topic's entries first, it may take its time (`preparer`):
     entries for other topics pass, and those for the same topic wait behind it. What is refused then
-    is buried. What was worked on when a worker dies is worked on anew.
+    is buried. What was worked on when a worker dies is worked on anew; if it is refused this time,
+    although the one who died had published it, it is not buried: as far as its topic's shard can
+    tell.
 
 Back-pressure
     Entries whose topic's shard is away wait in memory, and those of the same topic behind them;

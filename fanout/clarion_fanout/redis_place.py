@@ -31,6 +31,11 @@ class Place:
         self._topic = "" if shard is not None else _neighbour(keys.prefix, key)
 
     @property
+    def fixed(self) -> bool:
+        """Whether what belongs to no topic is all on one node; each key is in its slot else."""
+        return self._shard is not None
+
+    @property
     def shard(self) -> Shard:
         """Where the key is now. Raises `BrokerUnavailable` when that is not known."""
         return self._shard or self._shards.of(self._topic)

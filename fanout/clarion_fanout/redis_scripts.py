@@ -35,6 +35,7 @@ SEAL = Script("seal")
 PUBLISH_ONCE = Script("publish_once")
 READ = Script("read")
 INBOX = Script("inbox")
+BURY = Script("bury")
 LEASE = Script("lease")
 PRESENCE = Script("presence")
 PRESENCE_COUNT = Script("presence_count")
@@ -48,6 +49,7 @@ SCRIPTS = (
     PUBLISH_ONCE,
     READ,
     INBOX,
+    BURY,
     LEASE,
     PRESENCE,
     PRESENCE_COUNT,

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import msgspec
 
-from clarion_fanout.broker import HistoryOptions, Want
+from clarion_fanout.broker import BrokerUnavailable, HistoryOptions, Want
 from clarion_fanout.preparer import Preparer
-from clarion_fanout.publication import Publication
+from clarion_fanout.publication import Publication, Receipt
 from clarion_fanout.redis_address import parse
-from clarion_fanout.redis_broker import RedisBroker
+from clarion_fanout.redis_broker import RedisBroker, Step
 from clarion_fanout.redis_inbox import Inbox, InboxOptions
 from clarion_fanout.redis_keys import Keys
 from clarion_fanout.redis_place import Place
@@ -104,6 +105,21 @@ class Worker:
         """Ends it in the midst of what it does: no lease is given back, nothing acknowledged."""
         await self._tasks.close()
         await self.broker.close()
+
+
+class Doomed(RedisBroker):
+    """Its worker gets as far as having published, and never hears that it has."""
+
+    published: ClassVar[asyncio.Event]
+
+    async def publish_steps(
+        self, steps: Sequence[Step], key_ms: int
+    ) -> Sequence[Receipt | BrokerUnavailable]:
+        receipts = await super().publish_steps(steps, key_ms)
+        if receipts:
+            self.published.set()
+            await asyncio.Event().wait()
+        return receipts
 
 
 @asynccontextmanager

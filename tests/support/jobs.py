@@ -88,6 +88,14 @@ class _Jobs:
         return "lived"
 
     @staticmethod
+    def refuse_again(path: str) -> str:
+        """Refuses what it has done before."""
+        if Path(path).exists():
+            return _Jobs.refuse("not again")
+        Path(path).touch()
+        return "done"
+
+    @staticmethod
     def wait(path: str) -> str:
         """Waits until a file is there."""
         while not Path(path).exists():
