@@ -21,6 +21,7 @@ SCENARIOS = {
     "storm_beside": "15,000 newcomers beside clients that are connected: what do these notice",
     "presence": "what it costs a worker and its Redis to know who is subscribed",
     "shards": "what Redis adds: latency, publishes a second, a topic a user; 0, 1 and 3 shards",
+    "users": "a topic for each user: what a delivery costs that is shared with nobody",
     "inbox": "what backends leave in Redis: entries published a second, and how soon",
     "pipeline": "steps that keep processors busy for seconds, beside what should not notice",
     "slow": "a part of the clients stops reading for good: who notices, what it costs, who is gone",

@@ -7,6 +7,7 @@ Each is in one of three stages, and has two bounds above it: how many may wait f
 from __future__ import annotations
 
 import errno
+import re
 import select
 import socket
 import time
@@ -23,6 +24,8 @@ WELCOMES = 3000
 """Clients that wait for a welcome. Below the listen backlog that Linux allows by default, 4,096:
 beyond it the kernel drops the first packet of a connection, and what is measured is the kernel's
 second try, one second later."""
+
+_REFUSED = re.compile(rb'"op":"error"[^\n]*?"code":"([a-z_]+)"')
 
 TURN = 64
 """Connections begun before the answers that arrived are looked at."""
@@ -174,5 +177,7 @@ def _last_words(heard: bytes) -> str:
     """Why a client was not let in, as far as it was told."""
     if heard.startswith(b"HTTP/1.1") and not heard.startswith(wire.SWITCHING):
         return heard.split(b"\r\n", 1)[0].decode(errors="replace")
+    if refused := _REFUSED.search(heard):
+        return f"refused: {refused[1].decode(errors='replace')}"
     _, _, after = heard.rpartition(b"\r\n\r\n")
     return wire.close_reason(after)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -28,9 +28,7 @@ class Outlet:
     def broadcast(self, receivers: Mapping[int, Receiver], payload: bytes) -> None:
         raise AssertionError
 
-    def scatter(
-        self, receivers: Mapping[int, Receiver], payloads: Mapping[int, Sequence[bytes]]
-    ) -> None:
+    def scatter(self, payloads: Mapping[int, bytes], receiver: Callable[[int], Receiver]) -> None:
         raise AssertionError
 
 

@@ -12,10 +12,10 @@ from itertools import islice
 from clarion_fanout.broker import HistoryOptions, Page, Want
 from clarion_fanout.publication import Position, Publication
 
-ENTRY_BYTES = 560
+ENTRY_BYTES = 330
 """What a kept publication costs beside its data, which counts twice: once it was sent, it keeps a
-frame too. 190 bytes for object, numbers and headers, 370 for the frame's table and envelope
-(measured with tracemalloc; a second wire form adds as much again and is not counted)."""
+frame too. 200 bytes for object, numbers and headers, 130 for the frame's envelope (measured with
+tracemalloc; a second wire form adds a table, some 370 bytes more and is not counted)."""
 
 KEY_BYTES = 50
 """And a conflation key, beside its text."""

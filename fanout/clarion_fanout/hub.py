@@ -37,7 +37,7 @@ them what else a feed brings, turns and losses. Between topics no order is promi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from clarion_fanout.broker import Broker
@@ -101,10 +101,8 @@ class Outlet(Protocol):
         """Writes the same bytes to each receiver."""
         ...
 
-    def scatter(
-        self, receivers: Mapping[int, Receiver], payloads: Mapping[int, Sequence[bytes]]
-    ) -> None:
-        """Writes to each receiver the pieces that stand under its key, as one."""
+    def scatter(self, payloads: Mapping[int, bytes], receiver: Callable[[int], Receiver]) -> None:
+        """Writes to each receiver what stands under its key. receiver: finds one by its key."""
         ...
 
 
@@ -353,7 +351,10 @@ class Hub:
         group: list[tuple[Topic, list[Publication]]] = []
         size = 0
         for batch in batches:
-            batch_bytes = sum([len(publication.data) for publication in batch[1]])
+            publications = batch[1]
+            batch_bytes = len(publications[0].data)
+            if len(publications) > 1:
+                batch_bytes = sum([len(publication.data) for publication in publications])
             if group and size + batch_bytes > SCATTER_BYTES:
                 self._send_group(group)
                 group, size = [], 0
@@ -398,25 +399,37 @@ class Hub:
                     receiver.deliver(topic, publications[sent:])
 
     def _send_joined(self, batches: list[tuple[Topic, list[Publication]]]) -> None:
-        """Sends several topics' publications, one write for each receiver."""
-        receivers: dict[int, Receiver] = {}
-        payloads: dict[int, list[bytes]] = {}
+        """Sends several topics' publications, one write for each receiver.
+
+        With a topic for each user this runs for each delivery, between system calls that have
+        emptied the processor's caches: it touches no receiver unless that is cut short.
+        """
+        payloads: dict[int, bytes] = {}
+        several: dict[int, list[bytes]] = {}
         for topic, publications in batches:
+            count = len(publications)
             for lane in topic.lanes:
-                if lane.bulk:
-                    receivers.update(lane.bulk)
-                    self.deliveries += len(publications) * len(lane.bulk)
-                    for payload, _count in _joined(lane.form, publications):
-                        self.delivered_bytes += len(payload) * len(lane.bulk)
-                        for key in lane.bulk:
-                            if key in payloads:
-                                payloads[key].append(payload)
-                            else:
-                                payloads[key] = [payload]
+                bulk = lane.bulk
+                if bulk:
+                    encode = lane.form.encode
+                    payload = encode(publications[0])
+                    if count > 1:
+                        payload = b"".join(map(encode, publications))
+                    self.deliveries += count * len(bulk)
+                    self.delivered_bytes += len(payload) * len(bulk)
+                    for key in bulk:
+                        if key not in payloads:
+                            payloads[key] = payload
+                        elif key in several:
+                            several[key].append(payload)
+                        else:
+                            several[key] = [payloads[key], payload]
                 if lane.others:
                     self._deliver(list(lane.others.values()), topic, publications)
-        if receivers:
-            self._outlet.scatter(receivers, payloads)
+        for key, pieces in several.items():
+            payloads[key] = b"".join(pieces)
+        if payloads:
+            self._outlet.scatter(payloads, lambda key: _in_bulk(batches, key))
 
     def _deliver(
         self, receivers: Sequence[Receiver], topic: Topic, publications: list[Publication]
@@ -469,6 +482,15 @@ class Hub:
             # What is pending meets no receivers in the flush.
             del self.topics[topic.name]
             self._broker.detach(topic.name)
+
+
+def _in_bulk(batches: Iterable[tuple[Topic, object]], key: int) -> Receiver:
+    """The receiver with a key, which is in bulk in one of these topics."""
+    for topic, _ in batches:
+        for lane in topic.lanes:
+            if key in lane.bulk:
+                return lane.bulk[key]
+    raise KeyError(key)
 
 
 def _joined(form: Form, publications: list[Publication]) -> list[tuple[bytes, int]]:

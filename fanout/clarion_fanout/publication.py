@@ -56,10 +56,11 @@ class Publication:
     offset: its place in the topic's stream; 0 in topics without history.
     epoch: that of the stream; "" in topics without history.
     key: its draft's.
-    frames: what each wire form made of it, so that it is encoded once for all subscribers.
+
+    What each wire form makes of it is kept with it, so that it is encoded once for all subscribers.
     """
 
-    __slots__ = ("data", "epoch", "frames", "key", "offset", "topic", "ts")
+    __slots__ = ("data", "epoch", "form", "frame", "key", "offset", "others", "topic", "ts")
 
     op: ClassVar[str] = "message"
 
@@ -72,7 +73,21 @@ class Publication:
         self.offset = offset
         self.epoch = epoch
         self.key = key
-        self.frames: dict[object, bytes] | None = None
+        self.form: object | None = None
+        """The first wire form that it was asked for."""
+        self.frame: bytes
+        """What that makes of it, once there is one."""
+        self.others: dict[object, bytes] | None = None
+        """What other forms make of it."""
+
+    def keep(self, form: object, frame: bytes) -> None:
+        """Keeps what a form makes of it. Nearly all have one form, and need no dict for it."""
+        if self.form is None:
+            self.form, self.frame = form, frame
+        elif self.others is None:
+            self.others = {form: frame}
+        else:
+            self.others[form] = frame
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.topic!r}, {self.data!r}, offset={self.offset})"

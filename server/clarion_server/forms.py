@@ -14,13 +14,14 @@ class _Form:
     """Keeps what a form makes of a publication with that."""
 
     def encode(self, publication: Publication) -> bytes:
-        frames = publication.frames
-        if frames is None:
-            frames = publication.frames = {}
-        encoded = frames.get(self)
-        if encoded is None:
-            encoded = frames[self] = self.make(publication)
-        return encoded
+        if publication.form is self:
+            return publication.frame
+        others = publication.others
+        if others is not None and self in others:
+            return others[self]
+        frame = self.make(publication)
+        publication.keep(self, frame)
+        return frame
 
     def make(self, publication: Publication) -> bytes:
         """The frame, encoded anew."""

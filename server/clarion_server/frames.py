@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import codecs
 import logging
+import struct
 from typing import NamedTuple
 
 from websockets.extensions import Extension
@@ -38,6 +39,8 @@ COMPRESSED_TEXT, COMPRESSED_BINARY = RSV1 | TEXT, RSV1 | BINARY
 UNREAD = -1
 """In place of an opcode: bytes that were not looked at yet."""
 
+_HEAD_16, _HEAD_64 = struct.Struct(">BBH").pack, struct.Struct(">BBQ").pack
+
 _FIN_TEXT, _FIN_PING, _FIN_PONG = 0x80 | TEXT, 0x80 | PING, 0x80 | PONG
 _FIN_COMPRESSED = 0x80 | COMPRESSED_TEXT
 
@@ -52,8 +55,8 @@ def frame(payload: bytes, opcode: int = TEXT) -> bytes:
     if size < 126:
         return bytes((0x80 | opcode, size)) + payload
     if size < 65536:
-        return bytes((0x80 | opcode, 126, size >> 8, size & 0xFF)) + payload
-    return bytes((0x80 | opcode, 127)) + size.to_bytes(8, "big") + payload
+        return _HEAD_16(0x80 | opcode, 126, size) + payload
+    return _HEAD_64(0x80 | opcode, 127, size) + payload
 
 
 def close_frame(close: Close) -> bytes:

@@ -16,7 +16,7 @@ import fcntl
 import os
 import sys
 import termios
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Protocol, cast
 
 from clarion_fanout.hub import Receiver
@@ -77,12 +77,15 @@ class Outlet:
         for receiver, written in short:
             cast(Connection, receiver).cut_short(payload, written)
 
-    def scatter(
-        self, receivers: Mapping[int, Receiver], payloads: Mapping[int, Sequence[bytes]]
-    ) -> None:
-        for key, receiver in receivers.items():
-            pieces = payloads[key]
-            payload = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            written = write(key, payload)
+    def scatter(self, payloads: Mapping[int, bytes], receiver: Callable[[int], Receiver]) -> None:
+        short: list[tuple[int, int]] = []
+        send = os.write
+        for key, payload in payloads.items():
+            try:
+                written = send(key, payload)
+            except OSError as error:
+                written = 0 if isinstance(error, BlockingIOError) else FAILED
             if written != len(payload):
-                cast(Connection, receiver).cut_short(payload, written)
+                short.append((key, written))
+        for key, written in short:
+            cast(Connection, receiver(key)).cut_short(payloads[key], written)

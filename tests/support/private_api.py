@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -83,9 +83,7 @@ class NoBulk:
     def broadcast(self, receivers: Mapping[int, Receiver], payload: bytes) -> None:
         raise AssertionError
 
-    def scatter(
-        self, receivers: Mapping[int, Receiver], payloads: Mapping[int, Sequence[bytes]]
-    ) -> None:
+    def scatter(self, payloads: Mapping[int, bytes], receiver: Callable[[int], Receiver]) -> None:
         raise AssertionError
 
 

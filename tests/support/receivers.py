@@ -7,7 +7,7 @@ written to past its own buffer, nor after it left, is checked with every byte.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 from clarion_fanout.hub import Form, Hub, Receiver, Topic
@@ -23,9 +23,10 @@ class Lines:
         """How often a publication was encoded."""
 
     def encode(self, publication: Publication) -> bytes:
-        if publication.frames is None:
-            publication.frames = {}
-        frame = publication.frames.get(self)
+        if publication.form is self:
+            return publication.frame
+        others = publication.others
+        frame = others.get(self) if others else None
         if frame is None:
             self.encoded += 1
             frame = b"%b|%b|%b;" % (
@@ -33,7 +34,7 @@ class Lines:
                 publication.topic.encode(),
                 publication.data,
             )
-            publication.frames[self] = frame
+            publication.keep(self, frame)
         return frame
 
 
@@ -151,13 +152,10 @@ class Sockets:
         for socket, written in short:
             socket.cut_short(payload, written)
 
-    def scatter(
-        self, receivers: Mapping[int, Receiver], payloads: Mapping[int, Sequence[bytes]]
-    ) -> None:
-        assert receivers.keys() == payloads.keys()
-        for key, receiver in receivers.items():
-            socket = cast(Socket, receiver)
-            payload = b"".join(payloads[key])
+    def scatter(self, payloads: Mapping[int, bytes], receiver: Callable[[int], Receiver]) -> None:
+        for key, payload in payloads.items():
+            socket = cast(Socket, receiver(key))
+            assert socket.key == key
             written = socket.write(payload)
             if written != len(payload):
                 socket.cut_short(payload, written)
