@@ -21,9 +21,9 @@ MAX_WINDOW = 15
 _TAIL = b"\x00\x00\xff\xff"
 """How a flushed stream ends, which the sender leaves out (section 7.2.1)."""
 
-_END = _TAIL + b"\x03\x00"
-"""The tail and an empty last block: a stream that does not come to its end with these stopped in
-the middle of something."""
+_LAST = b"\x03\x00"
+"""An empty last block: a stream that does not come to its end with this, and with no more text,
+stopped in the middle of something."""
 
 
 class Broken(ValueError):
@@ -52,14 +52,17 @@ def decompress(payload: bytes, limit: int) -> bytes:
     Raises `Broken` or `TooLarge`.
     """
     stream = zlib.decompressobj(-MAX_WINDOW)
+    more = b""
     try:
-        text = stream.decompress(payload + _END, limit + 1)
+        text = stream.decompress(payload + _TAIL, limit + 1)
+        if len(text) <= limit and not stream.eof:
+            more = stream.decompress(_LAST, 1)
     except zlib.error:
         raise Broken("a compressed message is not valid DEFLATE") from None
     if len(text) > limit:
         raise TooLarge(f"a message has at most {limit} bytes, decompressed")
-    if not stream.eof:
+    if more or not stream.eof:
         raise Broken("a compressed message is not complete")
-    if stream.unused_data not in (b"", _END, b"\x00" + _END):
+    if stream.unused_data not in (b"", _TAIL, b"\x00" + _TAIL):
         raise Broken("something follows the last block of a compressed message")
     return text
