@@ -9,7 +9,16 @@ from typing import NamedTuple
 import pytest
 
 from clarion_fanout.broker import HistoryOptions
-from clarion_fanout.hub import HOLD_BYTES, JOIN_BYTES, SCATTER_BYTES, Hold, Hub, Topic
+from clarion_fanout.hub import (
+    CROWD,
+    HOLD_BYTES,
+    JOIN_BYTES,
+    SCATTER_BYTES,
+    SHARED,
+    Hold,
+    Hub,
+    Topic,
+)
 from clarion_fanout.publication import Arrival, Departure, Loss, Position, Publication, Turn
 from support.clock import Clock
 from support.receivers import Lines, Socket, Sockets
@@ -658,3 +667,19 @@ def test_the_counters_tell_what_was_handed_out(worker: Worker) -> None:
     worker.hub.flush()
     assert (worker.hub.received, worker.hub.deliveries) == (4, 10)
     assert worker.hub.delivered_bytes == 7 * len("l|a|1;")
+
+
+@pytest.mark.parametrize("receivers", [1, SHARED - 1, SHARED, 2 * SHARED])
+def test_it_is_crowded_when_much_is_pending_that_few_share(worker: Worker, receivers: int) -> None:
+    topics = [f"t{number}" for number in range(CROWD)]
+    for _ in range(receivers):
+        worker.client(*topics)
+    for topic in topics[:-1]:
+        worker.publish(topic, "one", "two")
+        assert not worker.hub.crowded
+    worker.publish(topics[-1], "one")
+    assert worker.hub.crowded is (receivers < SHARED)
+    worker.hub.flush()
+    assert not worker.hub.crowded
+    worker.publish(topics[0], "three")
+    assert not worker.hub.crowded

@@ -18,11 +18,12 @@ from clarion_fanout.publication import Draft, Position, Publication, Receipt
 from clarion_server.forms import WEBSOCKET
 from support.clock import Clock
 from support.coroutines import result
+from support.feeds import Roomy
 
 LONG = HistoryOptions(100, 3600)
 
 
-class Feed:
+class Feed(Roomy):
     def __init__(self) -> None:
         self.publications: list[Publication] = []
 
@@ -30,7 +31,7 @@ class Feed:
         self.publications.append(publication)
 
 
-class Encoder:
+class Encoder(Roomy):
     """A feed of somebody who sends everything to WebSockets."""
 
     def dispatch(self, publication: Publication) -> None:

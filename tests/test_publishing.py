@@ -18,11 +18,12 @@ from clarion_server.codes import Code
 from clarion_server.counters import Counters
 from clarion_server.pipeline.preparation import MOMENT_BYTES, Preparation
 from clarion_server.publishing import Declined, Outcome, Publishing, Queue
+from support.feeds import Roomy
 from support.steps import Gate, Killer, preparing
 from support.waiting import until
 
 
-class Broker(MemoryBroker):
+class Broker(Roomy, MemoryBroker):
     """Keeps what was published in order, and waits, or fails, when it is told to."""
 
     def __init__(self) -> None:

@@ -62,6 +62,31 @@ async def following(published: int = 3) -> AsyncIterator[Staged]:
         await broker.close()
 
 
+class Crowded(Recorder):
+    """Has no room for a third publication."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flushed: list[int] = []
+        """How much it had been fed each time that it was flushed."""
+
+    @property
+    def crowded(self) -> bool:
+        return len(self.publications) % 3 == 0
+
+    def flush(self) -> None:
+        self.flushed.append(len(self.publications))
+
+
+async def test_a_crowded_feed_is_flushed_between_two_publications_of_one_read() -> None:
+    async with following() as on:
+        crowded = Crowded()
+        await on.broker.start(crowded)
+        for _ in range(7):
+            on.shard.take(on.shards.stream.publish())
+        assert crowded.flushed == [3, 6]
+
+
 async def test_a_page_is_not_older_than_the_epoch_that_the_feed_is_in() -> None:
     """A page is read, and its last publication is lost on the way to the feed. While that is
     waited for the stream turns. The feed goes on in the new epoch, with what was lost; whoever

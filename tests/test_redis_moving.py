@@ -21,6 +21,7 @@ from clarion_fanout.redis_keys import Keys
 from clarion_fanout.redis_moving import MovingShards
 from clarion_fanout.redis_shard import ShardOptions
 from clarion_fanout.redis_shards import Shards, shards_of
+from support.feeds import Roomy
 from support.redis_shared import shared_servers
 from support.waiting import until
 
@@ -38,7 +39,7 @@ def history(topic: str) -> HistoryOptions | None:
     return HistoryOptions(1000, 3600) if topic.startswith("kept:") else None
 
 
-class Feed:
+class Feed(Roomy):
     """Keeps what it is fed, topic by topic."""
 
     def __init__(self) -> None:

@@ -104,8 +104,18 @@ class Page(NamedTuple):
 class Feed(Protocol):
     """What a broker feeds: the worker's hub."""
 
+    @property
+    def crowded(self) -> bool:
+        """Whether it should pass on what it has before it is fed more; see `flush`."""
+        ...
+
     def dispatch(self, publication: Publication) -> None:
         """Takes what happened in a topic that the worker has subscribed. Never waits or raises."""
+        ...
+
+    def flush(self) -> None:
+        """Passes on what was taken. Happens by itself at the end of the turn of the event loop; for
+        those who feed thousands of publications in one turn."""
         ...
 
 

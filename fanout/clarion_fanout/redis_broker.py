@@ -386,8 +386,11 @@ class RedisBroker:
     # What followers ask for; see `follower.Desk`
 
     def dispatch(self, publication: Publication) -> None:
-        if self._feed is not None:
-            self._feed.dispatch(publication)
+        feed = self._feed
+        if feed is not None:
+            feed.dispatch(publication)
+            if feed.crowded:
+                feed.flush()
 
     def other(self, topic: str, payload: bytes) -> None:
         """A payload that is no message of a worker's: a member came or went, or a backend

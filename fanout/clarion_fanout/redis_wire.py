@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import Any, TypeAlias, cast
 
 import hiredis
@@ -29,6 +30,10 @@ pack = cast("Callable[[tuple[Argument, ...]], bytes]", _hiredis.pack_command)
 
 _NOTHING = object()
 
+PORTION = 64
+"""Replies that are handed on together. A read may bring a thousand: the first of them would have
+left the processor's caches before anybody looks at them; see `hub.CROWD`."""
+
 LINGER_SECONDS = 1.0
 """What a connection that is closed has to get rid of its last bytes."""
 
@@ -36,7 +41,7 @@ LINGER_SECONDS = 1.0
 class Wire(asyncio.Protocol):
     """A connection. See the module's text.
 
-    received: called with the replies of each read, at least one.
+    received: called with the replies of each read, at least one and at most `PORTION`.
     lost: called once, when the connection has ended, with what ended it.
     """
 
@@ -118,17 +123,18 @@ class Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard = time.monotonic()
-        reader = self._reader
+        self._reader.feed(data)
+        while replies := self._portion():
+            self._received(replies)
+
+    def _portion(self) -> list[Reply]:
+        """The next replies that are complete."""
         replies: list[Reply] = []
         try:
-            reader.feed(data)
-            get = reader.gets
-            while (reply := get()) is not _NOTHING:
-                replies.append(reply)
+            replies.extend(islice(iter(self._reader.gets, _NOTHING), PORTION))
         except hiredis.HiredisError as error:
             self.abort(f"sent what is not RESP: {error}")
-        if replies:
-            self._received(replies)
+        return replies
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

@@ -22,6 +22,7 @@ from clarion_fanout.redis_moving import MovingShards
 from clarion_fanout.redis_shard import ShardOptions
 from clarion_fanout.redis_shards import Shards, shards_of
 from support.clock import Clock
+from support.feeds import Roomy
 from support.redis_shared import shared_cluster, shared_servers
 
 DEADLINE_SECONDS = 5
@@ -31,7 +32,7 @@ KEPT = 5
 """Publications that a topic's history keeps."""
 
 
-class Recorder:
+class Recorder(Roomy):
     """A feed that keeps what it is given."""
 
     def __init__(self) -> None:

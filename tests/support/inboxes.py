@@ -22,6 +22,7 @@ from clarion_fanout.redis_shard import ShardOptions
 from clarion_fanout.redis_shards import shards_of
 from clarion_fanout.redis_wire import pack
 from clarion_fanout.tasks import Tasks
+from support.feeds import Roomy
 from support.redis_servers import RedisServer, eventually
 from support.waiting import until
 
@@ -41,7 +42,7 @@ def history(topic: str) -> HistoryOptions | None:
     return None if topic.startswith("bare:") else HistoryOptions(200_000, 3600)
 
 
-class Feed:
+class Feed(Roomy):
     """Keeps what was fed."""
 
     def __init__(self) -> None:

@@ -8,6 +8,7 @@ from clarion_fanout.broker import HistoryOptions, Page, Want
 from clarion_fanout.history import STREAM_BYTES, Stream
 from clarion_fanout.memory import MemoryBroker
 from clarion_fanout.publication import Draft, Loss, Position, Publication, Receipt, Turn
+from support.feeds import Roomy
 
 
 class TurningBroker(MemoryBroker):
@@ -100,7 +101,7 @@ class TurningBroker(MemoryBroker):
             self._feed.dispatch(publication)
 
 
-class Nobody:
+class Nobody(Roomy):
     """A feed that is not listened to."""
 
     def dispatch(self, publication: Publication) -> None:
