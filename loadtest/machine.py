@@ -8,7 +8,7 @@ import platform
 import resource
 import subprocess
 import time
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 SERVER_CPU = 0
@@ -88,6 +88,33 @@ def socket_bytes() -> int:
     return 0
 
 
+def free_bytes() -> int:
+    """Memory that nobody uses, not even for a cache of files."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemFree:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+@contextlib.contextmanager
+def single_pages(wanted: bool) -> Iterator[None]:
+    """Makes the kernel take pages for what is written to sockets, meanwhile, and no blocks of
+    eight, if that is `wanted`; see server/README.md, "The kernel's buffers". Needs root."""
+    setting = Path("/proc/sys") / "net" / SETTINGS["high_order_alloc_disable"]
+    if not wanted:
+        yield
+        return
+    try:
+        before = setting.read_text()
+        setting.write_text("1")
+    except OSError as error:
+        raise SystemExit(f"{setting} cannot be set: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        setting.write_text(before)
+
+
 def kernel_bytes() -> float:
     """What lives in the kernel's slabs: sockets, epoll entries, files. nan when not permitted.
 
@@ -117,6 +144,7 @@ def describe() -> dict[str, str]:
 
 SETTINGS = {
     "somaxconn": "core/somaxconn",
+    "high_order_alloc_disable": "core/high_order_alloc_disable",
     "local ports": "ipv4/ip_local_port_range",
     "tcp_mem, pages": "ipv4/tcp_mem",
     "tcp_wmem": "ipv4/tcp_wmem",

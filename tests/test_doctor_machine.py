@@ -21,6 +21,7 @@ def tree(root: Path, files: dict[str, str]) -> Path:
 LINUX = {
     "proc/sys/fs/nr_open": "1048576\n",
     "proc/sys/net/core/somaxconn": "4096\n",
+    "proc/sys/net/core/high_order_alloc_disable": "1\n",
     "proc/sys/net/ipv4/ip_local_port_range": "32768\t60999\n",
     "proc/sys/net/ipv4/ip_local_reserved_ports": "8000-8001\n",
     "proc/sys/net/ipv4/tcp_max_syn_backlog": "512\n",
@@ -51,6 +52,7 @@ def test_everything_is_read_from_where_linux_has_it(tmp_path: Path) -> None:
     assert (machine.ports, machine.reserved) == ((32768, 60999), "8000-8001")
     assert (machine.sockets_waiting, machine.sockets_waiting_most) == (21, 65536)
     assert (machine.tcp_pages, machine.tcp_pages_used) == ((187, 250, 374), 9)
+    assert machine.single_pages is True
     assert machine.send_buffer == (4096, 16384, 4_194_304)
     assert (machine.tracked, machine.tracked_most) == (17, 262_144)
     assert (machine.memory, machine.memory_free) == (2_048_000, 1_536_000)

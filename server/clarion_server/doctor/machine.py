@@ -40,6 +40,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     ports: ip_local_port_range. reserved: ports in it that are not given out.
     sockets_waiting, sockets_waiting_most: in TIME_WAIT.
     tcp_pages: net.ipv4.tcp_mem, in pages; tcp_pages_used: now.
+    single_pages: whether what is written to sockets takes pages, and no blocks of several
+        (net.core.high_order_alloc_disable).
     send_buffer, receive_buffer: least, first and most of tcp_wmem and tcp_rmem; bytes.
     tracked, tracked_most: connections in the table of nf_conntrack; None where it is not loaded.
     cpus: that this process may use; cpu_quota: how many of them its cgroup grants.
@@ -66,6 +68,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     syn_cookies: bool | None = None
     tcp_pages: tuple[int, int, int] | None = None
     tcp_pages_used: int | None = None
+    single_pages: bool | None = None
     send_buffer: tuple[int, int, int] | None = None
     receive_buffer: tuple[int, int, int] | None = None
     tracked: int | None = None
@@ -109,6 +112,7 @@ def read(root: Path = Path("/")) -> Machine:
         syn_cookies=_truth(sysctl.number("net/ipv4/tcp_syncookies")),
         tcp_pages=_triple(sysctl.numbers("net/ipv4/tcp_mem")),
         tcp_pages_used=sockets.get("mem"),
+        single_pages=_truth(sysctl.number("net/core/high_order_alloc_disable")),
         send_buffer=_triple(sysctl.numbers("net/ipv4/tcp_wmem")),
         receive_buffer=_triple(sysctl.numbers("net/ipv4/tcp_rmem")),
         tracked=sysctl.number("net/netfilter/nf_conntrack_count"),
