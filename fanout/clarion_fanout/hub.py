@@ -46,7 +46,7 @@ from clarion_fanout.publication import Loss, Position, Publication, Turn
 
 JOIN_BYTES = 128 * 1024
 """The most that is joined into one write. The gain is used up long before (100 frames of 256
-bytes cost 1/40 of 100 writes), and a socket's send buffer takes about this much at once."""
+bytes cost 1/40 of 100 writes), and a socket whose peer reads takes about this much at once."""
 
 SCATTER_BYTES = 1024 * 1024
 """The most data that one scatter takes on, over all its topics. Its writes are each receiver's

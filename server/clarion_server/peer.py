@@ -34,7 +34,7 @@ from clarion_server.wheel import ABSENT, TICK_SECONDS, ticks
 from clarion_server.window import Bound, Rule, Window
 
 WRITE_BYTES = 128 * 1024
-"""What is joined into one write while a client catches up; about what a send buffer takes."""
+"""What is joined into one write while a client catches up: what a peer that reads takes at once."""
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: on, no time: unsent data is thrown away
 
