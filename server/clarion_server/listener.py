@@ -44,12 +44,12 @@ BACKLOG = 4096
 """Connections that the kernel holds for us while the loop is busy: a third of a second's worth
 at 15,000 a second. The kernel may bound it further (net.core.somaxconn)."""
 
-UNSENT_BYTES = 32 * 1024
+UNSENT_BYTES = 16 * 1024
 """What the kernel takes for one client beyond what it can send. Linux would let it grow to 4 MB for
 one that does not read. What waits here is a copy for each client, where a window refers to what all
 share; and each write may keep 32 KiB of the machine's memory (server/README.md, "What the kernel
-holds"). Smaller was not faster or slower with 1,000 clients that read. The send buffer itself is still
-sized by the kernel: what is on its way over a long and fast line is not meant."""
+holds"). 16 to 128 KiB were equally fast with 1,000 clients that read. The send buffer itself is
+still sized by the kernel: what is on its way over a long and fast line is not meant."""
 
 _WEBSOCKET, _STREAM, _HEALTH = b"GET /ws", b"GET /sse", (b"GET /livez", b"GET /readyz")
 _DEAR = (_WEBSOCKET, _STREAM)

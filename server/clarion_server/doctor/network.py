@@ -177,8 +177,8 @@ def blocks(machine: Machine, plan: Plan) -> Finding:
         "0: blocks of 32 KiB",
         "1",
         "A client that does not take a write keeps the block in which that lies, though most of it"
-        " was others' and is long gone: the memory of a machine with slow clients was measured to"
-        " shrink by 3 to 40 times what their buffers hold.",
+        " was others' and is long gone: slow clients were measured to take 2 to 30 times the memory"
+        " that their buffers hold.",
         "sysctl -w net.core.high_order_alloc_disable=1",
     )
 
