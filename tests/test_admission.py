@@ -13,6 +13,7 @@ import pytest
 
 from clarion_server.app import Worker
 from clarion_server.options import Admission, AuthOptions, Keepalive, Limits
+from clarion_server.porter import Porter
 from clarion_server.proxy_header import SIGNATURE
 from support.server import SECRET, clients, configuration, publish, running, token
 from support.waiting import DEADLINE, until
@@ -329,7 +330,8 @@ async def test_draining_sends_clients_back_over_as_long_as_it_takes_to_receive_t
 async def test_a_loop_that_is_late_refuses_newcomers_and_keeps_who_is_there() -> None:
     async with running() as worker, connected(worker.port) as client:
         await client.subscribe("bare:a")
-        worker.edge.overloaded = lambda: True
+        usual = worker.edge.porter
+        worker.edge.porter = Porter(Admission(), room=lambda: 1, overloaded=lambda: True)
         for request in (handshake(), STREAM):
             answer = await refused(worker, request)
             assert answer.status == 503
@@ -337,7 +339,7 @@ async def test_a_loop_that_is_late_refuses_newcomers_and_keeps_who_is_there() ->
         assert worker.counters.refusals == {"overloaded": 2}
         await publish(worker, "bare:a", 1)
         assert (await client.said("message"))["data"] == 1
-        worker.edge.overloaded = worker.lag.refuses
+        worker.edge.porter = usual
         async with connected(worker.port):
             pass
 

@@ -21,21 +21,19 @@ from clarion_server import (
     codes,
     controls,
     descriptors,
+    edges,
     http_api,
     inboxes,
     pipelines,
     presences,
     sockets,
 )
-from clarion_server.auth import Authenticator
 from clarion_server.auth.keys import KeyRing
-from clarion_server.auth.permissions import Permissions
 from clarion_server.board import BACKENDS, CLIENTS, Readiness, alone
 from clarion_server.counters import Counters
 from clarion_server.directory import Directory
 from clarion_server.door import Door
 from clarion_server.duty import Duty
-from clarion_server.edge import Edge
 from clarion_server.fleet import Fleet, Nobody
 from clarion_server.garbage import Garbage
 from clarion_server.heap import Heap
@@ -125,22 +123,19 @@ class Worker:
         self.lag = Lag(clock=_clock, options=config.admission)
         self.garbage = Garbage(owned=self._owned, clock=_clock)
         self.heap = Heap()
-        self.edge = Edge(
-            config=config,
-            broker=self.broker,
-            publishing=self.publishing,
-            hub=self.hub,
-            permissions=Permissions(config.namespace),
-            authenticator=Authenticator(config.auth, self.keys),
-            keys=self.keys,
-            origins=Origins(config.origins, loopback=config.development),
-            counters=self.counters,
+        self.edge = edges.make(
+            config,
+            now=time.time,
             wheel=self.wheel,
             tasks=self.tasks,
-            now=time.time,
+            counters=self.counters,
             readiness=self.readiness,
-            presence=self.presence,
             overloaded=self.lag.refuses,
+            keys=self.keys,
+            broker=self.broker,
+            publishing=self.publishing,
+            presence=self.presence,
+            hub=self.hub,
         )
         metrics = Metrics(
             edge=self.edge,
@@ -175,7 +170,7 @@ class Worker:
     def _owned(self) -> int:
         """About how many blocks of memory the server's own objects take; see `Garbage`."""
         return (
-            self.edge.connected * _CONNECTION_BLOCKS
+            self.counters.connected * _CONNECTION_BLOCKS
             + self.hub.subscriptions * _SUBSCRIPTION_BLOCKS
             + (self.presence.members * _MEMBER_BLOCKS if self.presence else 0)
             + brokers.held_bytes(self.broker) // _BROKER_BLOCK_BYTES
@@ -185,7 +180,7 @@ class Worker:
         """Reasons why this worker should get no new clients; none when it may."""
         reasons = ["draining"] if self._draining else []
         reasons += self.lag.reasons(_clock())
-        if self.edge.connected >= self.edge.most:
+        if self.counters.connected >= self.edge.most:
             reasons.append(f"has as many clients as it takes, {self.edge.most}")
         return reasons + brokers.not_ready(self.broker, self.config)
 
@@ -345,7 +340,7 @@ class Worker:
         self.edge.when_empty = gone.set
         for peer in list(self.directory.peers()):
             peer.finish(codes.DRAINING)
-        if self.edge.connected:
+        if self.counters.connected:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.config.keepalive.close_s + _DRAIN_SECONDS):
                     await gone.wait()

@@ -96,3 +96,8 @@ class Counters:
         """Of the same, after."""
         self.compress_seconds = 0.0
         """Time that compressing took, also where nothing was won."""
+
+    @property
+    def connected(self) -> int:
+        """How many clients there are."""
+        return sum(self.connections.values())

@@ -296,7 +296,7 @@ class Peer(asyncio.Protocol):
         counters = self.edge.counters
         counters.connections[self.kind] -= 1
         counters.closes[self.code or 1006] += 1
-        if self.edge.when_empty is not None and not sum(counters.connections.values()):
+        if self.edge.when_empty is not None and not counters.connected:
             self.edge.when_empty()
 
     # Ending

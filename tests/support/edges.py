@@ -14,16 +14,13 @@ from clarion_fanout.hub import Hub
 from clarion_fanout.presence import Presence
 from clarion_fanout.publication import Draft, Receipt
 from clarion_fanout.tasks import Tasks
-from clarion_server import presences
-from clarion_server.auth import Authenticator, mint, token_claims
+from clarion_server import edges, presences
+from clarion_server.auth import mint, token_claims
 from clarion_server.auth.keys import KeyRing
 from clarion_server.auth.keyset import Key, KeySet, secret_key
-from clarion_server.auth.permissions import Permissions
 from clarion_server.board import Readiness
 from clarion_server.counters import Counters
-from clarion_server.edge import Edge
 from clarion_server.options import AuthOptions, Config, Namespace
-from clarion_server.origins import Origins
 from clarion_server.outlet import Outlet
 from clarion_server.publishing import Publishing
 from clarion_server.quota import Quotas
@@ -196,8 +193,15 @@ class World:
         self.keys = keys or KeyRing(config.auth)
         self.counters = Counters()
         self.tasks = Tasks()
-        self.edge = Edge(
-            config=config,
+        self.edge = edges.make(
+            config,
+            now=lambda: self.now,
+            wheel=Wheel(),
+            tasks=self.tasks,
+            counters=self.counters,
+            readiness=lambda: Readiness(True, []),
+            overloaded=lambda: False,
+            keys=self.keys,
             broker=self.broker,
             publishing=Publishing(
                 broker=self.broker,
@@ -205,17 +209,8 @@ class World:
                 data_bytes=config.limits.data_bytes,
                 quotas=Quotas(config.limits),
             ),
-            hub=self.hub,
-            permissions=Permissions(config.namespace),
-            authenticator=Authenticator(config.auth, self.keys),
-            keys=self.keys,
-            origins=Origins((), loopback=False),
-            counters=self.counters,
-            wheel=Wheel(),
-            tasks=self.tasks,
-            now=lambda: self.now,
-            readiness=lambda: Readiness(True, []),
             presence=self.presence,
+            hub=self.hub,
         )
         self._clients = 0
 
