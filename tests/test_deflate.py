@@ -12,6 +12,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 
 from clarion_server.deflate import Broken, TooLarge, compress, decompress
+from support.examples import examples
 
 LIMIT = 100_000
 
@@ -70,7 +71,7 @@ def test_what_refers_to_the_message_before_is_refused() -> None:
         decompress(bytes.fromhex("f200110000"), LIMIT)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(texts, st.integers(1, 9))
 @example(b"x" * LIMIT, 1)
 def test_what_we_write_everybody_reads(text: bytes, level: int) -> None:
@@ -79,7 +80,7 @@ def test_what_we_write_everybody_reads(text: bytes, level: int) -> None:
     assert ours(payload) == text
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(texts, st.integers(9, 15), st.integers(0, 9))
 def test_we_read_what_others_write(text: bytes, window: int, level: int) -> None:
     other = PerMessageDeflate(True, True, 15, window, {"level": level})
@@ -122,7 +123,7 @@ def test_what_is_no_compressed_message_is_refused(payload: bytes, why: str) -> N
         decompress(payload, LIMIT)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500))
 @given(st.binary(max_size=60) | st.builds(lambda t, n: compress(t, 6)[:n], texts, st.integers(0)))
 @example(b"\x9b0a")  # cut, so that the tail and what follows it are read as text
 def test_garbage_is_refused_or_means_to_us_what_it_means_to_the_library(payload: bytes) -> None:

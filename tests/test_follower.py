@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from clarion_fanout.broker import Page, Want
 from clarion_fanout.follower import WAITING, Follower, State
 from clarion_fanout.publication import Loss, Position, Publication, Turn
+from support.examples import examples
 from support.naive_stream import TOPIC, NaiveStream, numbers
 
 
@@ -648,6 +649,6 @@ class FollowerMachine(RuleBasedStateMachine):
 
 
 FollowerMachine.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, report_multiple_bugs=False
+    max_examples=examples(150), stateful_step_count=40, report_multiple_bugs=False
 )
 test_nothing_is_missing_but_what_was_told = FollowerMachine.TestCase

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from clarion_fanout.follower import Follower
 from clarion_fanout.publication import Draft, Publication, Receipt
 from clarion_server.forms import EVENT, WEBSOCKET
+from support.examples import examples
 from support.inboxes import KEYS, Feed, worker
 from support.redis_shared import shared_servers
 from support.waiting import until
@@ -74,7 +75,7 @@ async def test_no_payload_disturbs_who_listens(topic: str) -> None:
         await broker.attached(topic)
         listener = broker.shards.of(topic).subscriptions.listeners[KEYS.channel(topic)]
 
-        @settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=300)
+        @settings(suppress_health_check=list(HealthCheck), max_examples=examples(300))
         @given(payloads)
         def forge(payload: bytes) -> None:
             epoch = listener.epoch.encode() if isinstance(listener, Follower) else b"-"

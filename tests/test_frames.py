@@ -26,6 +26,7 @@ from clarion_server.frames import (
     frame,
     receive,
 )
+from support.examples import examples
 
 MAX_SIZE = 70_000
 MAX_FRAMES = 8
@@ -128,7 +129,7 @@ frames = st.builds(
 streams = st.lists(frames | st.binary(max_size=6), max_size=8).map(b"".join)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600))
 @given(streams, st.lists(st.integers(min_value=0, max_value=2000), max_size=12))
 @example(masked(b"", fin=False) + masked(b"", 0), [])
 @example(masked(b"\xc3", fin=False) + masked(b"p", PING) + masked(b"\xa9", 0), [3])

@@ -16,6 +16,7 @@ from websockets.server import ServerProtocol
 
 from clarion_server.deflate import compress
 from clarion_server.frames import BINARY, CLOSE, PING, PONG, TEXT, UNREAD, Event, Parser, receive
+from support.examples import examples
 from support.wire import RSV1, masked
 
 MAX_SIZE = 3000
@@ -109,7 +110,7 @@ others = st.builds(
 streams = st.lists(messages | others, max_size=6).map(b"".join)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500))
 @given(streams, st.lists(st.integers(0, 3000), max_size=8))
 @example(message(b"Hello", [3]), [1, 4, 9])
 @example(masked(compress(b"a" * 200, 6) + b"\xff", RSV1 | TEXT), [])
@@ -143,7 +144,7 @@ def test_compressed_messages_mean_what_they_mean_to_the_library(
             assert ending.code in (1002, 1008)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(
     st.lists(st.tuples(st.text(max_size=300), cuts, st.booleans()), max_size=5),
     st.lists(st.integers(0, 3000), max_size=8),

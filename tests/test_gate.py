@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from clarion_server.gate import Gate
+from support.examples import examples
 
 RATE, BURST, ROOM, PATIENCE = 4.0, 3, 5, 1.0
 
@@ -82,7 +83,7 @@ class Model(RuleBasedStateMachine):
 
 
 TestGate = Model.TestCase
-TestGate.settings = settings(deadline=None, max_examples=60, stateful_step_count=40)
+TestGate.settings = settings(max_examples=examples(60), stateful_step_count=40)
 
 
 def test_without_a_rate_only_time_makes_anybody_wait() -> None:

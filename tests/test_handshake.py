@@ -21,6 +21,7 @@ from websockets.typing import Subprotocol
 
 from clarion_server.handshake import END, Refusal, Request, parse, response, upgrade
 from clarion_server.proxy_header import SIGNATURE
+from support.examples import examples
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
@@ -291,7 +292,7 @@ def first_head(data: bytes) -> bytes:
     return data.partition(END)[0] + END
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(heads())
 @example(head(PLAIN))
 @example(head(but(Connection="keep-alive, Upgrade", Sec_WebSocket_Protocol="clarion.v1")))
@@ -323,7 +324,7 @@ def test_both_ways_give_the_same_answer(data: bytes) -> None:
     assert ours(data) == the_librarys(data)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(st.binary(max_size=80), heads(), st.integers(min_value=0, max_value=400))
 def test_arbitrary_bytes_get_an_answer(noise: bytes, data: bytes, place: int) -> None:
     for mixed in (noise + END, data[:place] + noise + data[place:]):
@@ -412,7 +413,7 @@ OF_OURS = {
 }
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(heads())
 @example(head(but(Sec_WebSocket_Version="8")))
 @example(head(but(Sec_WebSocket_Key='"\\é')))
@@ -437,7 +438,7 @@ def test_refusals_are_http_and_carry_no_header_of_the_clients(data: bytes) -> No
         assert read.headers["Sec-WebSocket-Version"] == "13"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(heads())
 def test_no_value_that_is_read_can_end_a_line(data: bytes) -> None:
     """What is echoed, such as an origin, cannot become a header of its own."""

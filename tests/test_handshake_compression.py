@@ -20,6 +20,7 @@ from websockets.server import ServerProtocol
 
 from clarion_server.deflate import compress, decompress
 from clarion_server.handshake import Accepted, Refusal, Request, parse, upgrade
+from support.examples import examples
 from support.wire import handshake
 
 NOTHING = "server_no_context_takeover; client_no_context_takeover"
@@ -125,7 +126,7 @@ offers = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(offers)
 @example([("permessage-deflate", [("client_max_window_bits", None)])])
 @example([("permessage-deflate", [])])
@@ -144,7 +145,7 @@ def test_our_answer_is_the_librarys(
     assert bool(got.window) == (expected is not None)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(
     st.booleans(),
     st.booleans(),

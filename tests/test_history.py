@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from clarion_fanout.broker import HistoryOptions, Page, Want
 from clarion_fanout.history import ENTRY_BYTES, QUEUE_BYTES, STREAM_BYTES, Stream
 from clarion_fanout.publication import Position
+from support.examples import examples
 
 EPOCH = "epoch"
 
@@ -71,7 +72,7 @@ steps = st.lists(st.one_of(st.binary(max_size=5), pauses, wants), max_size=50)
 
 
 @given(st.builds(HistoryOptions, st.integers(1, 12), st.sampled_from([0.5, 3, 10, 3600])), steps)
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 def test_every_question_is_answered_as_by_a_list_of_everything(
     options: HistoryOptions, steps: list[bytes | int | Want]
 ) -> None:

@@ -30,6 +30,7 @@ from clarion_fanout.hub import JOIN_BYTES, Hold, Hub
 from clarion_fanout.publication import Draft, Position, Receipt
 from support.clock import Clock
 from support.coroutines import result
+from support.examples import examples
 from support.receivers import Lines, Socket, Sockets
 from support.turning import TurningBroker
 
@@ -409,9 +410,8 @@ class HubMachine(RuleBasedStateMachine):
 
 
 HubMachine.TestCase.settings = settings(
-    max_examples=300,
+    max_examples=examples(300),
     stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    suppress_health_check=[HealthCheck.data_too_large],
 )
 test_every_client_gets_what_is_due_to_it_in_order = HubMachine.TestCase

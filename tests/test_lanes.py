@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from clarion_server.pipeline.lanes import Lanes, Place
+from support.examples import examples
 
 NAMES = st.sampled_from("abc")
 
@@ -142,4 +143,4 @@ class Model(RuleBasedStateMachine):
 
 
 TestLanes = Model.TestCase
-TestLanes.settings = settings(max_examples=150, stateful_step_count=40)
+TestLanes.settings = settings(max_examples=examples(150), stateful_step_count=40)

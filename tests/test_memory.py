@@ -18,6 +18,7 @@ from clarion_fanout.publication import Draft, Position, Publication, Receipt
 from clarion_server.forms import WEBSOCKET
 from support.clock import Clock
 from support.coroutines import result
+from support.examples import examples
 from support.feeds import Roomy
 
 LONG = HistoryOptions(100, 3600)
@@ -128,7 +129,7 @@ steps = st.lists(
 
 
 @given(steps, st.sampled_from([1_500, 3_000, 6_000, 12_000, 1 << 30]))
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 def test_any_traffic_stays_in_bounds_and_in_order_and_leaves_nothing_behind(
     steps: list[Step], memory_bytes: int
 ) -> None:

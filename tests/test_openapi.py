@@ -16,6 +16,7 @@ from schemathesis import checks
 
 from clarion_server.http_api import openapi
 from clarion_server.options import Config
+from support.examples import examples
 from support.private_api import KEY, Api, serving
 
 DOCUMENT: dict[str, Any] = json.loads(openapi.document())
@@ -50,7 +51,7 @@ def url() -> Iterator[str]:
 
 
 @schema.parametrize()
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=examples(EXAMPLES))
 def test_the_server_keeps_to_its_document(case: schemathesis.Case[Any], url: str) -> None:
     headers = {"Authorization": f"Bearer {KEY}", "X-API-Key": KEY}
     # Left out: that whatever fits the schema is accepted. That since_epoch and since_offset come

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from clarion_fanout.payload import AT_ONCE, MAX_DEPTH, check
 from clarion_fanout.publication import PayloadError
+from support.examples import examples
 
 LIMIT = 1_000_000
 
@@ -63,7 +64,7 @@ def json_texts(draw: st.DrawFn) -> bytes:
 @example(b"0." + number(5000))
 @example(b'{"a":1,"a":2}')
 @example(nested(MAX_DEPTH))
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 def test_what_passes_is_one_line_that_every_parser_takes_inside_an_envelope(data: bytes) -> None:
     try:
         checked = check(data, LIMIT)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -26,6 +26,7 @@ from clarion_server.websocket import WebSocket
 from clarion_server.wheel import ticks
 from support.cables import Cables
 from support.edges import World, but
+from support.examples import examples
 from support.wire import CLOSE, PING, TEXT, command
 
 WINDOW = WindowOptions(bytes=3000, messages=30, seconds=1)
@@ -400,9 +401,7 @@ class PeerMachine(RuleBasedStateMachine):
 
 
 PeerMachine.TestCase.settings = settings(
-    max_examples=40,
+    max_examples=examples(40),
     stateful_step_count=30,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
 )
 test_whoever_reads_as_they_like_is_told_what_is_missing = PeerMachine.TestCase

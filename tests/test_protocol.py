@@ -42,6 +42,7 @@ from clarion_server.protocol import (
     encode,
     written,
 )
+from support.examples import examples
 
 HERE = Path(__file__).parent
 COMMANDS = json.loads((HERE / "vectors/commands.json").read_text())
@@ -57,7 +58,7 @@ SPLICED = {"message", "join", "leave"}
 Example: TypeAlias = dict[str, Any]
 
 
-def examples(vectors: list[Example], *keys: str) -> list[Any]:
+def samples(vectors: list[Example], *keys: str) -> list[Any]:
     return [
         pytest.param(vector, id=vector["name"])
         for vector in vectors
@@ -88,19 +89,19 @@ def refusal(text: bytes) -> BadCommand:
 # The shared examples
 
 
-@pytest.mark.parametrize("vector", examples(COMMANDS, "means"))
+@pytest.mark.parametrize("vector", samples(COMMANDS, "means"))
 def test_a_command_means_what_the_example_says(vector: Example) -> None:
     assert written_out(decode(vector["text"].encode())) == vector["means"]
 
 
-@pytest.mark.parametrize("vector", examples(COMMANDS, "refused"))
+@pytest.mark.parametrize("vector", samples(COMMANDS, "refused"))
 def test_a_text_is_refused_as_the_example_says(vector: Example) -> None:
     bad = refusal(vector["text"].encode())
     code = Code.UNKNOWN_OP if bad.unknown_op else Code.BAD_REQUEST
     assert {"code": code, "id": None if bad.id is UNSET else bad.id} == vector["refused"]
 
 
-@pytest.mark.parametrize("vector", examples([v for v in ANSWERS if v["by"] == "server"]))
+@pytest.mark.parametrize("vector", samples([v for v in ANSWERS if v["by"] == "server"]))
 def test_an_answer_is_written_byte_for_byte_as_the_example_says(vector: Example) -> None:
     text, means = vector["text"].encode(), vector["means"]
     if means["op"] in SPLICED:
@@ -129,14 +130,14 @@ def test_a_turn_is_an_answer_that_nobody_asked_for() -> None:
     assert written(turn) == vector["text"].encode()
 
 
-@pytest.mark.parametrize("vector", examples([v for v in ANSWERS if v["means"]["op"] == "lost"]))
+@pytest.mark.parametrize("vector", samples([v for v in ANSWERS if v["means"]["op"] == "lost"]))
 def test_a_loss_says_where_it_goes_on_and_why(vector: Example) -> None:
     means = vector["means"]
     loss = Loss(means["topic"], Position(means["epoch"], means["offset"]), means["reason"])
     assert written(loss) == vector["text"].encode()
 
 
-@pytest.mark.parametrize("vector", examples([v for v in ANSWERS if v["by"] == "later"]))
+@pytest.mark.parametrize("vector", samples([v for v in ANSWERS if v["by"] == "later"]))
 def test_a_later_answer_has_the_fields_of_today(vector: Example) -> None:
     text, means = json.loads(vector["text"]), vector["means"]
     assert {key: text.get(key) for key in means} == means
@@ -185,7 +186,7 @@ commands = st.builds(
 )
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(st.binary(max_size=100) | st.text(max_size=100).map(lambda t: t.encode(errors="replace")))
 @example(b'{"op":"ping","id":"\xff"}')
 @example(b'{"op":"\xff"}')
@@ -199,7 +200,7 @@ def test_any_bytes_are_a_command_or_a_bad_command(text: bytes) -> None:
     assert len(str(outcome(text))) > 0
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(commands | objects | json_values)
 def test_any_json_is_a_command_or_a_bad_command(value: object) -> None:
     read = outcome(json.dumps(value).encode())

@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from clarion_server.options import Limits
 from clarion_server.quota import Bounds, Denied, Grant, Quota, Quotas
+from support.examples import examples
 
 WORKER = Bounds(requests=6, messages=30, bytes=300)
 SHARE = Bounds(requests=4, messages=20, bytes=200)
@@ -152,5 +153,5 @@ class QuotaMachine(RuleBasedStateMachine):
             self.it_knows_what_is_there()
 
 
-QuotaMachine.TestCase.settings = settings(max_examples=100, deadline=None)
+QuotaMachine.TestCase.settings = settings(max_examples=examples(100))
 test_exactly_what_fits_is_let_in = QuotaMachine.TestCase

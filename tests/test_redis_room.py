@@ -15,6 +15,7 @@ from clarion_fanout.broker import BrokerUnavailable
 from clarion_fanout.redis_keys import Keys
 from clarion_fanout.redis_room import WALKED, CountRoom, House, Landing, MemberRoom
 from clarion_fanout.redis_scripts import PRESENCE, PRESENCE_COUNT
+from support.examples import examples
 
 HOUSE = House(Keys(), b"w1", 15_000, b"PUBLISH")
 UNKNOWN, HELD, ENDED, BEING_REMOVED = range(4)
@@ -420,4 +421,4 @@ class Conversations(RuleBasedStateMachine):
 
 
 TestConversations = Conversations.TestCase
-TestConversations.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+TestConversations.settings = settings(max_examples=examples(150), stateful_step_count=30)

@@ -12,6 +12,7 @@ from redis.crc import key_slot
 
 from clarion_fanout.redis_slots import SETTLED_SECONDS, SLOTS, Range, Slots, slot_of
 from clarion_fanout.redis_subscriptions import Listener, Subscriptions
+from support.examples import examples
 from support.redis_model import Ear, Line
 
 NODES = ("n:1", "n:2", "n:3")
@@ -416,4 +417,4 @@ def layout(truth: dict[int, str]) -> list[Range]:
 
 
 TestCluster = Cluster.TestCase
-TestCluster.settings = settings(max_examples=40, stateful_step_count=50, deadline=None)
+TestCluster.settings = settings(max_examples=examples(40), stateful_step_count=50)

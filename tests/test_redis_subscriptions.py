@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from clarion_fanout.redis_subscriptions import BATCH, OUTSTANDING, Subscriptions
+from support.examples import examples
 from support.redis_model import Ear, Line
 
 LINGER = 5.0
@@ -208,7 +209,7 @@ class ShardedMachine(Machine):
 
 TestPlain = Machine.TestCase
 TestSharded = ShardedMachine.TestCase
-TestPlain.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestPlain.settings = settings(max_examples=examples(150), stateful_step_count=60)
 TestSharded.settings = TestPlain.settings
 
 

@@ -20,6 +20,7 @@ from clarion_server.options import Limits
 from support.clients import FakeClient
 from support.coroutines import result
 from support.edges import OPEN, World, but, turns
+from support.examples import examples
 
 KEEPS: dict[str, Keeping] = {"default": "count", "members": "members", "rooms": "events"}
 NAMESPACES = {
@@ -285,5 +286,5 @@ class QuickConversations(Conversations):
 
 TestConversations = Conversations.TestCase
 TestQuickConversations = QuickConversations.TestCase
-TestConversations.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestConversations.settings = settings(max_examples=examples(60), stateful_step_count=40)
 TestQuickConversations.settings = TestConversations.settings

@@ -17,6 +17,7 @@ from hypothesis.stateful import (
 )
 
 from clarion_server.wheel import ABSENT, BUCKETS, TICK_SECONDS, Entry, Wheel, ticks
+from support.examples import examples
 
 
 class Timer:
@@ -150,7 +151,7 @@ class WheelMachine(RuleBasedStateMachine):
 
 
 TestWheel = WheelMachine.TestCase
-TestWheel.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestWheel.settings = settings(max_examples=examples(60), stateful_step_count=30)
 
 
 @pytest.mark.parametrize("delay", [1, BUCKETS - 1, BUCKETS, BUCKETS + 1, 3 * BUCKETS, 36_000])
@@ -215,7 +216,7 @@ def test_entries_may_come_and_go_while_the_wheel_is_walked() -> None:
     assert set(seen) == set(timers)
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.floats(min_value=0, max_value=100_000))
 def test_ticks_are_not_shorter_than_the_seconds_and_by_less_than_one_longer(seconds: float) -> None:
     count = ticks(seconds)

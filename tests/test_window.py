@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from clarion_fanout.publication import Loss, Position, Publication, Turn
 from clarion_fanout.topics import namespace_of
 from clarion_server.window import REASON, Bound, Limit, Policy, Rule, Window
+from support.examples import examples
 
 LIMIT = Limit(bytes=400, messages=24, ticks=10, drip=100)
 PATIENCE = 30
@@ -639,5 +640,5 @@ class WindowMachine(RuleBasedStateMachine):
             assert not due or RULES[namespace_of(topic)].policy in ("drop_oldest", "resync")
 
 
-WindowMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+WindowMachine.TestCase.settings = settings(max_examples=examples(150), stateful_step_count=40)
 test_what_is_missing_was_told_and_what_is_never_dropped_is_there = WindowMachine.TestCase
