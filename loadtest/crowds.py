@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from multiprocessing.connection import Connection
 from types import TracebackType
@@ -10,13 +9,11 @@ from typing import Self
 
 from loadtest.arrival import WELCOMES, Arrivals
 from loadtest.crowd import Crowd
+from loadtest.forks import Forks
 from loadtest.report import progress
 
 PER_PROCESS = 18_000
 """Clients in one process: 20,000 open files are a common limit, some are taken."""
-
-LEAVE_S = 10.0
-"""How long a process may take to close its connections before it is killed."""
 
 OWN = "own"
 """As a topic: each client has its own."""
@@ -33,30 +30,24 @@ class Crowds:
     ) -> None:
         self._count, self._port, self._topic = count, port, topic
         self._first, self._welcomes = first, welcomes
-        self._processes: list[multiprocessing.process.BaseProcess] = []
-        self._pipes: list[Connection] = []
+        self._forks = Forks()
 
     def __enter__(self) -> Self:
-        fork = multiprocessing.get_context("fork")
         shares = -(-self._count // PER_PROCESS)
         for share in range(shares):
             first = self._count * share // shares
             count = self._count * (share + 1) // shares - first
-            pipe, theirs = fork.Pipe()
-            self._pipes.append(pipe)
-            process = fork.Process(target=self._share, args=(theirs, self._first + first, count))
-            process.start()
-            theirs.close()
-            self._processes.append(process)
+            welcomes = self._welcomes // shares
+            self._forks.fork(self._share, self._first + first, count, welcomes)
         return self
 
     def arrive(self) -> Arrivals:
         """Lets all of them connect at once; returns when all have arrived or failed."""
         began = time.perf_counter()
-        for pipe in self._pipes:
+        for pipe in self._forks.pipes:
             pipe.send("arrive")
         total = Arrivals()
-        for pipe in self._pipes:
+        for pipe in self._forks.pipes:
             share: Arrivals = pipe.recv()
             total.latencies += share.latencies
             total.failures += share.failures
@@ -66,9 +57,9 @@ class Crowds:
 
     def lost(self) -> int:
         """How many connections the server has closed since they arrived."""
-        for pipe in self._pipes:
+        for pipe in self._forks.pipes:
             pipe.send("lost")
-        return sum(pipe.recv() for pipe in self._pipes)
+        return sum(pipe.recv() for pipe in self._forks.pipes)
 
     def __exit__(
         self,
@@ -76,15 +67,9 @@ class Crowds:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for pipe in self._pipes:
-            pipe.close()
-        for process in self._processes:
-            process.join(LEAVE_S)
-            process.kill()
+        self._forks.__exit__(kind, error, trace)
 
-    def _share(self, pipe: Connection, first: int, count: int) -> None:
-        for other in self._pipes:
-            other.close()  # inherited: else the end of its own pipe would never come
+    def _share(self, pipe: Connection, first: int, count: int, welcomes: int) -> None:
         crowd = Crowd()
         try:
             while True:
@@ -96,7 +81,7 @@ class Crowds:
                                 self._port,
                                 self._topic_of,
                                 first=first,
-                                welcomes=self._welcomes // len(self._pipes),
+                                welcomes=welcomes,
                                 progress=lambda done: progress(f"{done:,} of {count:,} clients"),
                             )
                         )

@@ -4,15 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import shutil
-import socket
-import subprocess
-import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import uvloop
 
@@ -24,9 +17,9 @@ from clarion_fanout.redis_shard import ShardOptions
 from clarion_fanout.redis_shards import Shards, shards_of
 from clarion_fanout.tasks import Tasks
 from loadtest import machine
+from loadtest.program import Redis
 from loadtest.report import Result, Row, progress
 
-START_S = 10.0
 ASKED = 1000
 """Times that a question is asked, one after another."""
 
@@ -39,56 +32,14 @@ LEASE_S = 15.0
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--members", type=int, default=100_000, help="of one topic")
     parser.add_argument("--rooms", type=int, default=10_000, help="topics with a member each")
+    parser.add_argument("--redis", default="redis-server", help="the program")
 
 
 def run(args: argparse.Namespace) -> Result:
     result = Result("presence", vars(args))
-    with Redis() as redis:
+    with Redis(args.redis, machine.SERVER_CPU) as redis:
         uvloop.run(_measure(args, redis, result))
     return result
-
-
-class Redis:
-    """A server of its own, without data, on the server's core."""
-
-    def __init__(self) -> None:
-        program = shutil.which("redis-server") or shutil.which("valkey-server")
-        if program is None:
-            raise SystemExit("there is no redis-server")
-        self._folder = Path(tempfile.mkdtemp(prefix="loadtest-"))
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            self.port: int = listener.getsockname()[1]
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
-        self.process = subprocess.Popen(
-            [program, *options, "--dir", str(self._folder), "--logfile", str(self._folder / "log")],
-            preexec_fn=lambda: machine.pin(machine.SERVER_CPU),
-        )
-
-    @property
-    def cpu_s(self) -> float:
-        return machine.cpu_seconds(self.process.pid)
-
-    def __enter__(self) -> Self:
-        deadline = time.monotonic() + START_S
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port)).close()
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.02)
-            else:
-                return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.process.kill()
-        self.process.wait()
-        shutil.rmtree(self._folder)
 
 
 def _keeps(topic: str) -> Keeping:
@@ -102,7 +53,7 @@ class Stand:
         self._redis = redis
         self._result = result
         keys = Keys()
-        location = redis_address.parse(f"redis://127.0.0.1:{redis.port}")
+        location = redis_address.parse(redis.url)
         self.shards: Shards = shards_of(
             [location], keys=keys, worker="w1", options=ShardOptions(timeout_s=10)
         )
@@ -112,14 +63,15 @@ class Stand:
 
     async def row(self, name: str, count: int, work: Callable[[], Awaitable[object]]) -> None:
         progress(name)
-        redis, own, began = self._redis.cpu_s, time.process_time(), time.perf_counter()
+        redis = machine.cpu_seconds(self._redis.pid)
+        own, began = time.process_time(), time.perf_counter()
         await work()
         seconds = time.perf_counter() - began
         row: Row = {
             "": name,
             "ms": seconds * 1000,
             "a second": count / seconds,
-            "Redis us each": (self._redis.cpu_s - redis) / count * 1e6,
+            "Redis us each": (machine.cpu_seconds(self._redis.pid) - redis) / count * 1e6,
             "worker us each": (time.process_time() - own) / count * 1e6,
         }
         self._result.rows.append(row)

@@ -5,25 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shutil
-import socket
-import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from statistics import median
 
 from loadtest import machine
 from loadtest.carriers import Clarion
 from loadtest.crowd import Crowd
+from loadtest.program import Redis
 from loadtest.publisher import Publisher
 from loadtest.report import Result, percentile, progress
 from loadtest.tail import Tail, payload
-
-START_S = 10.0
-"""How long a Redis may take until it answers; it takes some 20 ms."""
 
 CONNECTIONS = 4
 """Of the publisher: no more batches than that are in flight."""
@@ -82,33 +75,7 @@ def run(args: argparse.Namespace) -> Result:
 def servers(program: str, count: int) -> Iterator[list[str]]:
     """Redis servers without persistence, on the generator's core."""
     with ExitStack() as stack:
-        yield [stack.enter_context(_server(program)) for _ in range(count)]
-
-
-@contextmanager
-def _server(program: str) -> Iterator[str]:
-    folder = Path(tempfile.mkdtemp(prefix="loadtest-"))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)],
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + START_S
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise SystemExit(f"{program} did not start") from None
-                time.sleep(0.02)
-        yield f"redis://127.0.0.1:{port}/0"
-    finally:
-        process.terminate()
-        process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+        yield [stack.enter_context(Redis(program, machine.GENERATOR_CPU)).url for _ in range(count)]
 
 
 def _latency(args: argparse.Namespace, result: Result, clarion: Clarion) -> dict[str, float]:

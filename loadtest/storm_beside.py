@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import errno
 import heapq
-import multiprocessing
 import os
 import random
 import select
@@ -29,6 +28,7 @@ from loadtest import machine, wire
 from loadtest.arrival import WELCOMES
 from loadtest.carriers import Clarion
 from loadtest.crowd import Crowd
+from loadtest.forks import Forks
 from loadtest.publisher import Publisher
 from loadtest.report import Result, percentile, progress
 
@@ -256,7 +256,6 @@ def run(args: argparse.Namespace) -> Result:
     result = Result("storm_beside", vars(args))
     quiet, stormy, arrivals, refusals = [], [], [], Counter[str]()
     cpu: list[float] = []
-    fork = multiprocessing.get_context("fork")
     # Nobody here answers a ping: whoever sends commands needs none, and the others are watched.
     environment = {"CLARION_KEEPALIVE_PING_S": "3600", **args.environment}
     with Clarion(args.command, **environment) as clarion:
@@ -267,19 +266,14 @@ def run(args: argparse.Namespace) -> Result:
                 progress(f"round {turn + 1} of {args.rounds}: nobody comes")
                 quiet.append(beside.listen(args.seconds))
                 progress(f"round {turn + 1} of {args.rounds}: {args.newcomers:,} newcomers")
-                pipe, theirs = fork.Pipe()
-                process = fork.Process(target=_storm, args=(theirs, args, clarion.port, turn))
                 before = machine.cpu_seconds(clarion.pid)
-                process.start()
-                theirs.close()
-                stormy.append(beside.listen(0, pipe))
-                cpu.append(machine.cpu_seconds(clarion.pid) - before)
-                seconds, refused = pipe.recv() if pipe.poll() else ([], Counter({"hung": 1}))
+                with Forks() as forks:
+                    pipe = forks.fork(_storm, args, clarion.port, turn)
+                    stormy.append(beside.listen(0, pipe))
+                    cpu.append(machine.cpu_seconds(clarion.pid) - before)
+                    seconds, refused = pipe.recv() if pipe.poll() else ([], Counter({"hung": 1}))
                 arrivals.append(seconds)
                 refusals += refused
-                pipe.send("enough")
-                process.join(10)
-                process.kill()
                 beside.settle()
             beside.settle()
         finally:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from loadtest import carriers, wire
 from loadtest.crowd import Crowd
+from loadtest.forks import LEAVE_S, Forks
+from loadtest.program import Program
 from loadtest.report import percentile, table
 from loadtest.stand import Stand
 from loadtest.tail import Tail, payload
@@ -151,3 +158,49 @@ def test_options_of_a_namespace_reach_the_server() -> None:
         status, text = clarion.get("/v1/topics/any/history")
     assert status >= 400
     assert "no_history" in text
+
+
+def test_a_program_that_ends_before_it_serves_is_quoted_and_leaves_nothing() -> None:
+    program = Program("bad luck")
+    program.start(["sh", "-c", "echo nothing works; exit 1"])
+    with pytest.raises(SystemExit, match="bad luck did not start: nothing works"):
+        program.wait_until(lambda: program.process.wait() == 0)
+    assert not program.folder.exists()
+
+
+def fall_asleep(program: Program) -> None:
+    with program:
+        program.start(["sh", "-c", "echo good night; exec sleep 1000"])
+        deadline = time.monotonic() + 10
+        while "good night" not in program.last_words():
+            assert time.monotonic() < deadline
+        raise RuntimeError
+
+
+def test_a_program_is_ended_and_what_it_said_last_is_shown_with_a_failure(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    program = Program("sleeper")
+    with pytest.raises(RuntimeError):
+        fall_asleep(program)
+    assert program.process.returncode == -signal.SIGTERM
+    assert "what sleeper wrote ---\ngood night" in capfd.readouterr().err
+    assert not program.folder.exists()
+
+
+def test_forks_leave_when_their_pipes_end() -> None:
+    def live(pipe: Connection, number: int) -> None:
+        with suppress(EOFError):
+            while True:
+                pipe.send((number, pipe.recv()))
+
+    before = multiprocessing.active_children()
+    with Forks() as forks:
+        for number in range(3):
+            forks.fork(live, number)
+        for pipe in forks.pipes:
+            pipe.send("who")
+        assert [pipe.recv() for pipe in forks.pipes] == [(0, "who"), (1, "who"), (2, "who")]
+        began = time.monotonic()
+    assert time.monotonic() - began < LEAVE_S
+    assert multiprocessing.active_children() == before

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,10 +12,9 @@ from loadtest import wire
 from loadtest.play.desk import Desk, Lines
 from loadtest.play.stamp import topic_name
 from loadtest.play.talk import Client, Greeting, Talk, WebSocket, until, upgrade, upgraded
+from loadtest.program import Program, free_ports, listens
 
 HERE = Path(__file__).parent
-START_S = 20.0
-STOP_S = 5.0
 
 
 class Named(WebSocket):
@@ -76,34 +69,17 @@ class Peer:
 
     @property
     def pids(self) -> Sequence[int]:
-        return [self._process.pid]
+        return [self._program.pid]
 
     def __enter__(self) -> Self:
         self.version = self.install()
-        self._folder = Path(tempfile.mkdtemp(prefix="loadtest-"))
-        self._folder.chmod(0o755)
-        with (
-            socket.create_server(("127.0.0.1", 0)) as one,
-            socket.create_server(("127.0.0.1", 0)) as other,
-        ):
-            self.port: int = one.getsockname()[1]
-            self._back: int = other.getsockname()[1]
-        with (self._folder / "log").open("wb") as log:
-            self._process = subprocess.Popen(
-                self.program(self._folder, self.port, self._back),
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **self.environment()},
-                preexec_fn=lambda: os.sched_setaffinity(0, self._cores),
-            )
-        deadline = time.monotonic() + START_S
+        self._program = program = Program(self.name)
+        program.cores = self._cores
+        program.folder.chmod(0o755)  # some serve as another user
+        self.port, self._back = free_ports(2)
+        program.start(self.program(program.folder, self.port, self._back), self.environment())
         for port in (self.port, self._back) if self.has_back else (self.port,):
-            while not _listens(port):
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    words = (self._folder / "log").read_text(errors="replace")[-2000:]
-                    self.__exit__(None, None, None)
-                    raise SystemExit(f"{self.name} did not start: {words}")
-                time.sleep(0.05)
+            program.wait_until(partial(listens, port))
         return self
 
     def __exit__(
@@ -112,21 +88,4 @@ class Peer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        if error is not None:
-            words = (self._folder / "log").read_text(errors="replace")[-2000:]
-            print(f"--- the end of what {self.name} wrote ---\n{words}", file=sys.stderr)
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
+        self._program.__exit__(kind, error, trace)

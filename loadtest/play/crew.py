@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Self
 
+from loadtest.forks import Forks
 from loadtest.play.backend import Backend, publish
 from loadtest.play.listeners import Listeners, listen
 from loadtest.play.plan import Plan
@@ -22,8 +22,6 @@ PER_PROCESS = 15_000
 
 MOST_CORES = 4
 """Listening processes even for few clients, where there are as many cores."""
-
-LEAVE_S = 10.0
 
 
 class Crew:
@@ -40,58 +38,46 @@ class Crew:
         put: Callable[[Report | Output], None],
     ) -> None:
         self._plan, self._target, self._cores, self._put = plan, target, cores, put
-        self._pipes: list[Connection] = []
-        self._processes: list[multiprocessing.process.BaseProcess] = []
+        self._forks = Forks()
+        self._pipes = self._forks.pipes
 
     def __enter__(self) -> Self:
         self.shares = max(-(-self._plan.clients // PER_PROCESS), min(len(self._cores), MOST_CORES))
         # Ports of an earlier run are not free again at once: each has addresses of its own.
         net = 1 + int(time.time()) % 250
         for share in range(self.shares):
-            self._fork(self._listeners, share, net)
-        self._fork(self._backend)
+            self._forks.fork(self._listen, share, net)
+        self._forks.fork(self._publish)
         self._listening, self.publisher = self._pipes[:-1], self._pipes[-1]
         return self
 
-    def _listeners(self, share: int, net: int) -> Listeners:
-        clients, shares = self._plan.clients, self.shares
-        places = range(clients * share // shares, clients * (share + 1) // shares)
-        talks = {place: self._target.talk(place) for place in places}
-        return Listeners(self._plan, share, places, talks, self._target.port, net)
+    def _listen(self, pipe: Connection, share: int, net: int) -> None:
+        with self._at_work():
+            clients, shares = self._plan.clients, self.shares
+            places = range(clients * share // shares, clients * (share + 1) // shares)
+            talks = {place: self._target.talk(place) for place in places}
+            port = self._target.port
+            listen(Listeners(self._plan, share, places, talks, port, net), pipe)
 
-    def _backend(self) -> Backend:
-        plan = self._plan
-        desk, address = self._target.desk()
-        return Backend(
-            desk,
-            lambda: address,
-            topics=plan.topic_count,
-            size=plan.payload,
-            batch=plan.batch,
-            careful=plan.careful,
-        )
+    def _publish(self, pipe: Connection) -> None:
+        with self._at_work():
+            plan = self._plan
+            desk, address = self._target.desk()
+            backend = Backend(
+                desk,
+                lambda: address,
+                topics=plan.topic_count,
+                size=plan.payload,
+                batch=plan.batch,
+                careful=plan.careful,
+            )
+            publish(backend, pipe)
 
-    def _fork(self, make: Callable[..., Listeners | Backend], *args: int) -> None:
-        ours, theirs = multiprocessing.Pipe()
-        self._pipes.append(ours)
-        fork = multiprocessing.get_context("fork")
-        process = fork.Process(target=self._live, args=(make, args, theirs))
-        process.start()
-        theirs.close()
-        self._processes.append(process)
-
-    def _live(
-        self, make: Callable[..., Listeners | Backend], args: tuple[int, ...], pipe: Connection
-    ) -> None:
-        for other in self._pipes:
-            other.close()  # inherited: else the end of its own pipe would never come
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
         os.sched_setaffinity(0, self._cores)
         with suppress(KeyboardInterrupt, BrokenPipeError):
-            made = make(*args)
-            if isinstance(made, Listeners):
-                listen(made, pipe)
-            else:
-                publish(made, pipe)
+            yield
 
     def __exit__(
         self,
@@ -99,11 +85,7 @@ class Crew:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for pipe in self._pipes:
-            pipe.close()
-        for process in self._processes:
-            process.join(LEAVE_S)
-            process.kill()
+        self._forks.__exit__(kind, error, trace)
 
     def tell(self, *what: object) -> None:
         """Says something to every listening process; see `listeners.listen`."""
