@@ -137,6 +137,25 @@ async def test_a_bad_message_does_not_fail_the_others(api: Api) -> None:
     assert results[5]["error"]["topic"] == "a"
 
 
+async def test_what_is_wrong_with_one_message_changes_nothing_for_the_others(api: Api) -> None:
+    good = b'{"topic":"orders:1","data":{"n": [1]},"id":null},{"topic":"bare:1","data":2,"key":"k"}'
+    bad = (
+        b"7",
+        b'{"topic":"a b","data":1}',
+        b'{"topic":"a","data":1,"key":""}',
+        b'{"topic":"a","data":"\xff"}',
+        b'{"topic":"a","data":1e999}',
+        b'{"topic":"a","data":1,"id":""}',
+    )
+    whole = await api.post("/v1/publish/batch", data=b'{"messages":[%b]}' % good)
+    assert [each.get("offset") for each in whole.json["results"]] == [1, None]
+    for number, wrong in enumerate(bad, 2):
+        body = b'{"messages":[%b,%b]}' % (wrong, good)
+        first, *others = (await api.post("/v1/publish/batch", data=body)).json["results"]
+        assert "error" in first
+        assert others == [{**whole.json["results"][0], "offset": number}, {"topic": "bare:1"}]
+
+
 async def test_a_large_batch_keeps_its_order(api: Api) -> None:
     messages = [{"topic": "a", "data": n} for n in range(2001)]
     results = (await api.post("/v1/publish/batch", {"messages": messages})).json["results"]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from clarion_fanout.payload import AT_ONCE, MAX_DEPTH, check
+from clarion_fanout.payload import AT_ONCE, MAX_DEPTH, are_plain, check
 from clarion_fanout.publication import PayloadError
 from support.examples import examples
 
@@ -145,3 +145,35 @@ def test_what_is_large_may_be_left_to_somebody_else_but_not_its_size() -> None:
         check(broken, AT_ONCE, defer=True)
     with pytest.raises(PayloadError, match="not valid JSON"):
         check(broken[:AT_ONCE], LIMIT * 8, defer=True)
+
+
+def cut_out(text: bytes) -> bytes | None:
+    """`text` as it is cut out of a batch; None if a batch with it is broken."""
+    try:
+        messages = msgspec.json.decode(b'[{"data":%b}]' % text, type=list[dict[str, msgspec.Raw]])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    return bytes(messages[0]["data"]) if len(messages) == 1 and len(messages[0]) == 1 else None
+
+
+@given(st.lists(st.one_of(st.binary(max_size=30), nearly_json, json_texts()), max_size=5))
+@example([b"1", b'"a"', b"{}"])
+@example([b"[[1],\xff]"])
+@settings(max_examples=examples(500))
+def test_what_is_plain_together_passes_alone_as_it_is(texts: list[bytes]) -> None:
+    values = [value for value in map(cut_out, texts) if value is not None]
+    if are_plain(values, LIMIT):
+        assert [check(value, LIMIT) for value in values] == values
+
+
+@pytest.mark.parametrize(
+    "value", [b"1e400", b"[\n1]", b"[\r]", b'"12345678"', b"\xff", nested(MAX_DEPTH + 1)]
+)
+def test_one_that_must_be_looked_at_is_noticed_among_others(value: bytes) -> None:
+    assert are_plain([b"1", b'"1234567"', nested(4)], 9)
+    assert not are_plain([b"1", value, b"2"], 9)
+
+
+def test_the_deepest_are_plain_together() -> None:
+    assert are_plain([nested(MAX_DEPTH)] * 2, LIMIT)
+    assert not are_plain([], LIMIT)

@@ -55,16 +55,21 @@ class Stream:
 
     def append(self, data: bytes, now: int, options: HistoryOptions, key: str = "") -> Publication:
         """Accepts a publication: gives it the next offset and keeps it."""
-        self.offset += 1
+        self.offset = offset = self.offset + 1
         self.used = now
         # The stream's own name: one string for all, whatever each draft brought.
-        publication = Publication(self.topic, data, now, self.offset, self.epoch, key)
+        publication = Publication(self.topic, data, now, offset, self.epoch, key)
         if self._entries is _EMPTY:
             self._entries = deque()
             self.bytes += QUEUE_BYTES
-        self._entries.append(publication)
-        self.bytes += _cost(publication)
-        self.trim(now, options)
+        entries = self._entries
+        entries.append(publication)
+        self.bytes += 2 * len(data) + ENTRY_BYTES  # as `_cost`, of which this is most
+        if key:
+            self.bytes += KEY_BYTES + len(key)
+        size, seconds = options
+        if len(entries) > size or entries[0].ts < now - seconds * 1000:
+            self.trim(now, options)
         return publication
 
     def trim(self, now: int, options: HistoryOptions) -> None:

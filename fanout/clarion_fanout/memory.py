@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 
 from clarion_fanout.broker import BrokerUnavailable, Feed, HistoryOptions, Page, Want
 from clarion_fanout.history import STREAM_BYTES, Stream
-from clarion_fanout.publication import Draft, Position, Publication, Receipt
+from clarion_fanout.publication import Draft, Position, Publication, Receipt, made
 
 POSITION_SECONDS = 24 * 3600
 """How long an idle stream's position is remembered after its publications have expired, so that
@@ -112,9 +112,9 @@ class MemoryBroker:
             self._evictable.move_to_end(topic)
             before = stream.bytes
             publication = stream.append(data, now, options, key)
-            position = Position(stream.epoch, stream.offset)
+            position = made(Position, (stream.epoch, publication.offset))
             self.bytes += stream.bytes - before
-        receipt = Receipt(topic, position)
+        receipt = made(Receipt, (topic, position, False))
         if id is not None:
             self._remember(topic, id, now, receipt)
         if self.bytes > self._memory_bytes:

@@ -8,6 +8,8 @@ around `data`: orjson and Python's json both stop near 1,000 levels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import orjson
 
 from clarion_fanout.publication import PayloadError
@@ -21,6 +23,9 @@ empty arrays; a megabyte of them takes 0.15 s."""
 
 _PARSER_DEPTH = 1024
 """The levels that orjson itself takes; `_too_deep` uses up the difference."""
+
+_SHALLOW_BYTES = 2 * MAX_DEPTH
+"""What is not longer is not nested too deep: each level takes two brackets."""
 
 
 def check(data: bytes, max_bytes: int, *, defer: bool = False) -> bytes:
@@ -40,12 +45,31 @@ def check(data: bytes, max_bytes: int, *, defer: bool = False) -> bytes:
     except orjson.JSONDecodeError as error:
         raise PayloadError(f"data is not valid JSON: {error}") from None
     # Counting brackets bounds the depth from above, and is all that nearly every payload needs.
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _too_deep(data):
+    deep = size > _SHALLOW_BYTES and data.count(b"[") + data.count(b"{") > MAX_DEPTH
+    if deep and _too_deep(data):
         raise PayloadError(f"data is nested deeper than {MAX_DEPTH} levels")
     # In valid JSON a line break can only stand between tokens. SSE ends a field there.
     if b"\n" in data or b"\r" in data:
         data = data.replace(b"\n", b" ").replace(b"\r", b" ")
     return data
+
+
+def are_plain(values: Sequence[bytes], max_bytes: int) -> bool:
+    """Whether `check` would return each of them as it is, found out for all at once: with small
+    ones that takes a fifth of the time. False says nothing, as when one is longer than a kilobyte.
+
+    values: each is one JSON value as far as its quotes and brackets show, such as what
+        `msgspec.Raw` has cut out of a document: no two may be a value together only.
+    """
+    if not values or max(map(len, values)) > min(max_bytes, _SHALLOW_BYTES):
+        return False
+    text = b"[%b]" % b",".join(values)
+    if b"\n" in text or b"\r" in text:
+        return False
+    try:
+        return len(orjson.loads(text)) == len(values)
+    except orjson.JSONDecodeError:
+        return False
 
 
 def _too_deep(data: bytes) -> bool:

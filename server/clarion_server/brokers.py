@@ -14,7 +14,8 @@ from clarion_fanout.redis_keys import Keys
 from clarion_fanout.redis_moving import MovingShards
 from clarion_fanout.redis_shard import Shard, ShardOptions
 from clarion_fanout.redis_shards import Shards, shards_of
-from clarion_server.options import Config
+from clarion_fanout.topics import DEFAULT_NAMESPACE, namespace_of
+from clarion_server.options import Config, Namespace
 
 AnyBroker: TypeAlias = MemoryBroker | RedisBroker
 
@@ -96,13 +97,20 @@ def sweep(broker: AnyBroker) -> None:
 
 
 def _history(config: Config) -> Callable[[str], HistoryOptions | None]:
+    """Asked for each publication, and so made once for each namespace."""
+    kept = {name: _kept(namespace) for name, namespace in config.namespaces.items()}
+    otherwise = kept.get(DEFAULT_NAMESPACE)
+
     def history(topic: str) -> HistoryOptions | None:
-        namespace = config.namespace(topic)
-        if not namespace.history_size:
-            return None
-        return HistoryOptions(namespace.history_size, namespace.history_s)
+        return kept.get(namespace_of(topic), otherwise)
 
     return history
+
+
+def _kept(namespace: Namespace) -> HistoryOptions | None:
+    if not namespace.history_size:
+        return None
+    return HistoryOptions(namespace.history_size, namespace.history_s)
 
 
 def _now() -> int:

@@ -182,9 +182,12 @@ class Publishing:
         return Begun(outcomes, entries)
 
     async def _publish(self, drafts: Sequence[Draft], source: Source) -> list[Outcome]:
-        outcomes = [_outcome(receipt) for receipt in await self._broker.publish(drafts)]
+        outcomes = [
+            receipt if isinstance(receipt, Receipt) else _refused(receipt)
+            for receipt in await self._broker.publish(drafts)
+        ]
         self._counters.publications[source] += sum(
-            isinstance(outcome, Receipt) and not outcome.duplicate for outcome in outcomes
+            [isinstance(outcome, Receipt) and not outcome.duplicate for outcome in outcomes]
         )
         return outcomes
 
@@ -271,7 +274,10 @@ class Publishing:
         outcomes: Sequence[Outcome] = [_ENDING] * len(entries)
         try:
             receipts = await self._broker.publish([entry.draft for entry in entries])
-            outcomes = [_outcome(receipt) for receipt in receipts]
+            outcomes = [
+                receipt if isinstance(receipt, Receipt) else _refused(receipt)
+                for receipt in receipts
+            ]
         except Exception:
             log.exception("publishing failed")
             outcomes = [Declined(Code.INTERNAL, "internal error")] * len(entries)
@@ -306,7 +312,5 @@ def declined(error: BaseException) -> Declined:
     return Declined(Code.INTERNAL, "internal error")
 
 
-def _outcome(receipt: Receipt | BrokerUnavailable) -> Outcome:
-    if isinstance(receipt, BrokerUnavailable):
-        return Declined(Code.UNAVAILABLE, str(receipt), receipt.retry_ms)
-    return receipt
+def _refused(error: BrokerUnavailable) -> Declined:
+    return Declined(Code.UNAVAILABLE, str(error), error.retry_ms)
