@@ -14,6 +14,7 @@ from loadtest.carriers import CLARION
 SCENARIOS = {
     "report": "make a page of a result of `run`",
     "run": "play scenarios (scenarios/*.toml): baseline, peak, burst, deep, failover and others",
+    "targets": "every target, and what is measured of it: probes, scenarios, a page",
     "fanout": "one topic, 1,000 subscribers: deliveries a second, beside a bare loop of sends",
     "wide": "one topic, 10,000 subscribers, 10 publications a second: when is the last one served",
     "memory": "bytes that an idle, subscribed connection takes",
@@ -22,6 +23,7 @@ SCENARIOS = {
     "presence": "what it costs a worker and its Redis to know who is subscribed",
     "shards": "what Redis adds: latency, publishes a second, a topic a user; 0, 1 and 3 shards",
     "users": "a topic for each user: what a delivery costs that is shared with nobody",
+    "publish": "what publishing over HTTP costs: one a request, batches; embedded, through Redis",
     "inbox": "what backends leave in Redis: entries published a second, and how soon",
     "pipeline": "steps that keep processors busy for seconds, beside what should not notice",
     "slow": "a part of the clients stops reading for good: who notices, what it costs, who is gone",

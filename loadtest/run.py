@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 from loadtest import machine
+from loadtest.agenda import Agenda, Step
 from loadtest.page.command import write
 from loadtest.peers import PEERS
 from loadtest.peers.shelf import CannotInstall
@@ -22,13 +23,19 @@ from loadtest.report import Result, progress
 
 RESULTS = Path(__file__).parent / "results"
 
+AROUND_S = 8.0
+"""Of each play: a server starts, settles and stops, and the last deliveries are waited for."""
+
+ARRIVALS = 4000
+"""Clients that get into place in a second, about."""
+
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "scenarios",
         nargs="*",
         metavar="SCENARIO",
-        help=f"a file, or one of: {', '.join(names())}; none: all but soak",
+        help=f"a file, or one of: {', '.join(names())}; none: all but {', '.join(_unusual())}",
     )
     parser.add_argument("--clients", type=float, default=1.0, help="times the scenario's number")
     parser.add_argument("--seconds", type=float, default=1.0, help="times the phases' lengths")
@@ -57,10 +64,11 @@ def options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     result = Result("run", vars(args))
     try:
-        plans = [load(name) for name in args.scenarios or _usual()]
+        plans = [_sized(load(name), args) for name in args.scenarios or _usual()]
     except PlanError as error:
         raise SystemExit(str(error)) from None
     server, generator = _cores(args.server_cores)
+    agenda = Agenda([step for plan in plans for step in _steps(plan, args)])
     document: dict[str, Any] = {
         "kind": "clarion load test",
         "began": time.strftime("%Y-%m-%d %H:%M"),
@@ -70,25 +78,23 @@ def run(args: argparse.Namespace) -> Result:
         "scenarios": [],
     }
     for plan in plans:
-        plan = plan.scaled(args.clients, args.seconds)
-        if args.workers > plan.workers:
-            plan = replace(plan, workers=args.workers, redis=max(1, plan.redis))
         takes = []
-        repetitions = args.repetitions or plan.repetitions
-        for turn in range(1, repetitions + 1):
+        for turn in range(1, plan.repetitions + 1):
             for target in _targets(args, plan, server, generator):
-                label = f"{plan.name} {turn}/{repetitions} {target.name}"
-                progress(label)
+                label = f"{plan.name} {turn}/{plan.repetitions} {target.name}"
+                shown = f"[{agenda.place()}] {label}"
+                progress(f"{shown}: starting")
+                began = time.monotonic()
                 try:
-                    with target, Play(plan, target, generator, label) as play:
+                    cores = sorted({*server, *generator}) if plan.shared else generator
+                    with target, Play(plan, target, tuple(cores), shown) as play:
                         takes.append({"repetition": turn, **play.run()})
+                    _faults(result, label, takes[-1])
                 except CannotInstall as reason:
                     result.notes.append(f"{target.name} is left out: {reason}")
-                    continue
                 except SystemExit as reason:  # a peer's trouble must not cost the other figures
                     result.faults.append(f"{label}: {reason}")
-                    continue
-                _faults(result, label, takes[-1])
+                agenda.done(time.monotonic() - began)
         document["scenarios"].append({"plan": plan.document(), "takes": takes})
         result.rows += rows(plan, takes)
     document["faults"], document["notes"] = result.faults, result.notes
@@ -100,7 +106,11 @@ def run(args: argparse.Namespace) -> Result:
 
 
 def _usual() -> list[str]:
-    return [name for name in names() if name != "soak"]
+    return [name for name in names() if load(name).usual]
+
+
+def _unusual() -> list[str]:
+    return [name for name in names() if not load(name).usual]
 
 
 def _cores(wanted: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -110,9 +120,36 @@ def _cores(wanted: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return server, tuple(range(len(server), count)) or (0,)
 
 
+def _sized(plan: Plan, args: argparse.Namespace) -> Plan:
+    """A scenario as large, as long and as often as is asked for."""
+    plan = plan.scaled(args.clients, args.seconds)
+    if args.workers > plan.workers:
+        plan = replace(plan, workers=args.workers, redis=max(1, plan.redis))
+    return replace(plan, repetitions=args.repetitions or plan.repetitions)
+
+
+def _steps(plan: Plan, args: argparse.Namespace) -> Iterator[Step]:
+    for _ in range(plan.repetitions):
+        for name in (ClarionTarget.name, *_peers(plan, args)):
+            yield Step(f"{plan.name} {name}", seconds_of(plan) / plan.repetitions)
+
+
+def seconds_of(plan: Plan) -> float:
+    """How long all repetitions of a scenario take against one server, about."""
+    arrival = plan.clients / (plan.arrivals or ARRIVALS)
+    return (plan.seconds() + AROUND_S + arrival) * plan.repetitions
+
+
+def _peers(plan: Plan, args: argparse.Namespace) -> list[str]:
+    wanted = list(PEERS) if "all" in args.against else args.against
+    return wanted if plan.peers else []
+
+
 def _targets(
     args: argparse.Namespace, plan: Plan, server: tuple[int, ...], generator: tuple[int, ...]
 ) -> Iterator[Target]:
+    if plan.shared:
+        server = generator = tuple(sorted({*server, *generator}))
     yield ClarionTarget(
         plan,
         args.command,
@@ -121,8 +158,7 @@ def _targets(
         redis=args.redis,
         redis_cores=generator,
     )
-    wanted = list(PEERS) if "all" in args.against else args.against
-    for name in wanted if plan.peers else ():
+    for name in _peers(plan, args):
         yield PEERS[name](server)
 
 

@@ -31,7 +31,10 @@ def take(target: str, p99: float, repetition: int = 1) -> dict[str, Any]:
     }  # fmt: skip
     return {
         "target": target, "repetition": repetition, "version": "1 <b>", "setting": "x & y",
-        "arrival": {"clients": 5, "cpu_us": 70.0, "memory_each": None, "latency": latency},
+        "arrival": {
+            "clients": 5, "seconds": 2.0, "cpu_us": 70.0, "memory_each": None, "latency": latency,
+        },
+        "stops": {"gc_ms": 3.5},
         "phases": [phase], "grain": 1,
         "timeline": [{"second": at, "cpu_s": at * 0.1, **row} for at in range(4)],
         "deliveries": 300, "per_second": 100.0, "best": 100.0, "cpu_us": 9.0, "latency": latency,
@@ -82,6 +85,24 @@ def test_a_page_says_first_whether_anything_was_lost() -> None:
     bad = page(document(take("Clarion", 5), faults=["3 were <lost>"]))
     assert "3 were &lt;lost&gt;" in bad
     assert "none was lost" not in bad
+
+
+def test_a_page_tells_how_all_got_into_place_and_how_long_loops_stood_still() -> None:
+    one = take("Clarion", 5)
+    one["arrival"] |= {"memory_each": 1291.4, "kernel_each": 9956.7}
+    text = page(document(one))
+    assert "5 clients were in place after 2 s" in text
+    assert "1,291 bytes of the server&#x27;s processes (PSS); and 9,957 of the kernel" in text
+    assert "garbage was collected for 3.5 ms at most" in text
+    assert "the event loop was late" not in text  # it was not measured
+
+
+def test_only_the_most_frequent_ends_of_connections_are_told() -> None:
+    one = take("Clarion", 5)
+    one["counts"]["ends"] = {f"reason {number}": number for number in range(1, 30)}
+    text = page(document(one))
+    assert "29 connections ended: reason 29" in text
+    assert "reason 19;" not in text
 
 
 def test_a_scenario_that_failed_leaves_its_faults() -> None:

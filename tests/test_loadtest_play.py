@@ -12,10 +12,11 @@ from loadtest.play.clarion import ClarionEvents, ClarionWebSocket, told
 from loadtest.play.desk import ClarionDesk, Message
 from loadtest.play.histogram import LONGEST, Histogram, bucket, upper
 from loadtest.play.ledger import Ledger
+from loadtest.play.listeners import Listeners
 from loadtest.play.plan import PlanError, load, names, parse
 from loadtest.play.stamp import FIELDS, LEAST_BYTES, payload
-from loadtest.play.stops import longest
-from loadtest.play.talk import Client
+from loadtest.play.stops import longest, worst
+from loadtest.play.talk import Client, Refused, Talk
 
 VALUES = st.integers(min_value=0, max_value=LONGEST)
 
@@ -135,6 +136,43 @@ def test_the_longest_stop_is_the_bound_that_nothing_new_exceeds() -> None:
     assert longest({}, lag(5, 5), "lag") == 0.1
     assert longest(lag(5, 5), lag(6, 7), "lag") == 1.0
     assert longest(lag(5, 5), lag(5, 5), "lag") == 0.0
+
+
+def test_the_worst_stop_is_that_of_the_worker_that_stood_still_for_longest() -> None:
+    now = {'gc_pause_seconds_max{worker="1"}': 0.25, 'gc_pause_seconds_max{worker="2"}': 0.5}
+    assert worst({**now, "event_loop_lag_seconds_max": 3.0}, "gc_pause") == 0.5
+    assert worst({}, "gc_pause") == 0.0
+
+
+def test_why_a_client_is_refused_is_one_reason_for_all_topics() -> None:
+    reasons = set()
+    for topic in ("load1", "load2"):
+        client = Client(0, ClarionWebSocket(), [1], sampled=True)
+        greeting = ClarionWebSocket().arrive(client, 1)
+        next(greeting)
+        greeting.send(wire.SWITCHING)
+        greeting.send(wire.WELCOME)
+        said = b'{"op":"error","code":"unavailable","topic":"%s","message":"no answer"}'
+        with pytest.raises(Refused) as refusal:
+            greeting.send(said % topic.encode())
+        reasons.add(str(refusal.value))
+    assert reasons == {"unavailable: no answer"}
+
+
+def test_arrivals_that_have_a_pace_begin_one_after_the_other() -> None:
+    text = f'title="t"\nabout="a"\nclients=100\narrivals=10\n{PHASE}'
+    plan = parse("mine", text)
+    talks: dict[int, Talk] = {place: ClarionWebSocket() for place in range(50)}
+    listeners = Listeners(plan, 0, range(50), talks, port=1, net=1)
+    try:
+        listeners.arrive(0.5)
+        times = [at for at, _, _ in sorted(listeners.later)]
+        assert len(times) == 25
+        # Half of the clients are here, and so is half of the pace: five a second.
+        assert times[-1] - times[0] == pytest.approx(24 / 5)
+        assert listeners.waiting == []
+    finally:
+        listeners.close()
 
 
 @pytest.mark.parametrize("name", names())

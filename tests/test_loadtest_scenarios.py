@@ -15,7 +15,7 @@ from loadtest.carriers import CLARION, has_compiler
 from loadtest.peers.bare import CLoop, PythonLoop
 from loadtest.peers.peer import Peer
 from loadtest.play.desk import Desk, Lines
-from loadtest.play.plan import Plan, load, parse
+from loadtest.play.plan import Plan, load, names, parse
 from loadtest.play.play import Play
 from loadtest.play.stamp import FIELDS
 from loadtest.play.talk import Client, Greeting, Talk, WebSocket, upgrade, upgraded
@@ -27,12 +27,16 @@ SHORT = {
     "baseline": (0.1, 0.2),
     "burst": (0.05, 0.1),
     "churn": (0.1, 0.2),
+    "crowd": (0.02, 0.2),
     "deep": (0.1, 0.2),
     "failover": (0.1, 0.3),
+    "half": (0.1, 0.1),
+    "many": (0.01, 0.02),
     "peak": (0.1, 0.2),
     "slow": (0.1, 0.2),
     "soak": (0.02, 0.0002),
     "storm": (0.1, 0.2),
+    "users": (0.01, 0.02),
     "wide": (0.1, 0.2),
 }
 
@@ -42,10 +46,15 @@ def played(plan: Plan, target: Target) -> dict[str, object]:
         return play.run()
 
 
+def test_there_is_a_short_form_of_every_scenario() -> None:
+    assert sorted([*SHORT, "compare"]) == names()  # `compare` is played against others below
+
+
 @pytest.mark.parametrize("name", SHORT)
 def test_nothing_is_lost_in(name: str) -> None:
     clients, seconds = SHORT[name]
     plan = load(name).scaled(clients, seconds)
+    plan = replace(plan, workers=min(plan.workers, 2))
     options = {"CLARION_WINDOW_SECONDS": "1"} if name == "slow" else {}
     take = played(plan, ClarionTarget(plan, CLARION, options, cores=CORES, redis_cores=CORES))
     assert take["faults"] == []

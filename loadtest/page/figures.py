@@ -106,6 +106,23 @@ def _pairs(rows: Sequence[Take]) -> Iterator[tuple[Take, Take]]:
     return pairwise(rows)
 
 
+def arrived(take: Take) -> Iterator[str]:
+    """How all got into place, what each takes, and the longest stops of the server's loops."""
+    arrival = take["arrival"]
+    seconds = value(take, "arrival", "seconds")
+    yield f"{arrival['clients']:,} clients were in place after {seconds:.0f} s"
+    if arrival.get("memory_each") is not None:
+        yield f"each takes {arrival['memory_each']:,.0f} bytes of the server's processes (PSS)"
+    if arrival.get("kernel_each") is not None:
+        yield f"and {arrival['kernel_each']:,.0f} of the kernel's, for both ends"
+    for name, key in (
+        ("the event loop was late by", "lag_ms"),
+        ("garbage was collected for", "gc_ms"),
+    ):
+        if key in take.get("stops", {}):
+            yield f"{name} {take['stops'][key]:,.1f} ms at most, arrival included"
+
+
 def came_back(take: Take) -> Iterator[str]:
     """How soon those were in place again who lost their connection, phase by phase."""
     for phase in take["phases"]:

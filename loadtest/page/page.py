@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from loadtest.page import goals
 from loadtest.page.figures import (
     Take,
+    arrived,
     beside,
     by_target,
     came_back,
@@ -20,6 +23,9 @@ from loadtest.page.figures import (
 )
 
 STYLE = (Path(__file__).parent / "page.css").read_text()
+
+ENDS = 10
+"""Reasons of connections' ends that are shown, the most frequent ones."""
 
 COLUMNS = (
     ("deliveries/s", ("per_second",), 1),
@@ -51,6 +57,9 @@ def _body(document: dict[str, Any], title: str) -> Iterator[str]:
     yield f"<h1>{escape(title)}</h1>"
     yield _verdict(document)
     yield _machine(document)
+    yield from goals.section(document)
+    if not scenarios:
+        return
     yield "<h2>At a glance</h2>"
     yield _table([(scenario["plan"], scenario["takes"]) for scenario in scenarios])
     yield (
@@ -68,6 +77,8 @@ def _verdict(document: dict[str, Any]) -> str:
     takes = [take for scenario in document["scenarios"] for take in scenario["takes"]]
     deliveries = sum(take["deliveries"] for take in takes)
     faults = document["faults"]
+    if not faults and not takes:
+        return '<p class="verdict good">Nothing was lost, doubled or out of order.</p>'
     if not faults:
         return (
             f'<p class="verdict good">{deliveries:,} deliveries were looked at; '
@@ -78,11 +89,10 @@ def _verdict(document: dict[str, Any]) -> str:
 
 
 def _machine(document: dict[str, Any]) -> str:
-    facts = {
-        **document["machine"],
-        "server's cores": document["server_cores"],
-        "generator's cores": document["generator_cores"],
-    }
+    facts = dict(document["machine"])
+    for key in ("server", "generator"):
+        if f"{key}_cores" in document:
+            facts[f"{key}'s cores"] = document[f"{key}_cores"]
     cells = "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in facts.items())
     notes = "".join(f"<li>{escape(note)}</li>" for note in document["notes"])
     more = (
@@ -164,9 +174,10 @@ def _phases(take: Take) -> str:
     counts = {
         key: count for key, count in take["counts"].items() if count and not isinstance(count, dict)
     }
-    ends = take["counts"]["ends"]
-    said = [f"{count:,} {key}" for key, count in counts.items()]
-    said += [f"{count:,} connections ended: {why}" for why, count in ends.items()]
+    said = list(arrived(take))
+    said += [f"{count:,} {key}" for key, count in counts.items()]
+    ends = Counter(take["counts"]["ends"])
+    said += [f"{count:,} connections ended: {why}" for why, count in ends.most_common(ENDS)]
     said += came_back(take)
     grown = growth(take)
     if grown == grown:

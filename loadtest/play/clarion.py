@@ -42,7 +42,7 @@ class ClarionWebSocket(WebSocket):
             heard = yield wire.command("subscribe", id=1, topics=[_wish(client, t) for t in part])
             for left in range(len(part) - 1, -1, -1):
                 if wire.SUBSCRIBED not in heard:
-                    raise Refused(heard[:200].decode(errors="replace"))
+                    raise Refused(_complaint(heard))
                 if left:
                     heard = yield b""
 
@@ -98,6 +98,15 @@ class ClarionEvents:
 
     def swap(self, client: Client, old: int, new: int) -> bytes:
         raise NotImplementedError("the topics of an event stream stay as they are")
+
+
+def _complaint(heard: bytes) -> str:
+    """Why a client is not subscribed; the topic left out, so that a reason is counted as one."""
+    if heard.startswith(b"{"):
+        said = json.loads(heard)
+        if said["op"] == "error":
+            return f"{said['code']}: {said['message']}"
+    return heard[:200].decode(errors="replace")
 
 
 def _wish(client: Client, topic: int) -> dict[str, object]:

@@ -92,8 +92,15 @@ class Listeners:
     def arrive(self, share: float) -> None:
         """Lets clients connect until this share of them has begun."""
         upto = min(len(self.clients), math.ceil(len(self.clients) * share))
-        self.waiting += self.clients[self.begun : upto][::-1]
+        some = self.clients[self.begun : upto]
         self.begun = upto
+        if self.plan.arrivals:
+            pace = self.plan.arrivals * len(self.clients) / self.plan.clients
+            now = time.monotonic()
+            for number, client in enumerate(some):
+                heapq.heappush(self.later, (now + number / pace, client.place, client))
+        else:
+            self.waiting += some[::-1]
 
     def event(self, name: str, share: float) -> None:
         """Something happens to a share of the clients, evenly spread."""

@@ -46,6 +46,7 @@ class Plan:
     """A scenario.
 
     clients: how many; `sse`: which share of them by Server-Sent Events, the rest by WebSocket.
+    arrivals: clients that begin to connect in a second; 0: as fast as others are in place.
     topics: "one" for all, "own" for each, or how many there are.
     subscriptions: how many of these each client has.
     payload: bytes of JSON.
@@ -54,7 +55,10 @@ class Plan:
     sample: how many clients are looked at in full; 0: all. Of the others bytes are counted.
     ramp: ends at the second phase in a row that is not carried.
     peers: whether `--against` counts; then it must ask for no more than topics.
+    usual: whether `run` plays it without being asked.
     redis, workers: 0 and 1 are the embedded broker.
+    synced: Redis keeps every write on disk before it answers; else nothing is on disk.
+    shared: server and generator have all cores between them, instead of some each.
     history: publications kept for each topic.
     server: options of Clarion, as environment variables.
     """
@@ -65,6 +69,7 @@ class Plan:
     clients: int
     phases: tuple[Phase, ...]
     sse: float = 0.0
+    arrivals: float = 0.0
     topics: str | int = ONE
     subscriptions: int = 1
     payload: int = 256
@@ -73,8 +78,11 @@ class Plan:
     sample: int = 0
     ramp: bool = False
     peers: bool = False
+    usual: bool = True
     redis: int = 0
     workers: int = 1
+    synced: bool = False
+    shared: bool = False
     history: int = 100
     repetitions: int = 3
     server: Mapping[str, str] = field(default_factory=dict)
@@ -99,7 +107,8 @@ class Plan:
         return [(place * self.subscriptions + each) % count for each in range(self.subscriptions)]
 
     def scaled(self, clients: float, seconds: float) -> Plan:
-        """The same, smaller or larger, in clients and in time. The rates stay for each client."""
+        """The same, smaller or larger, in clients and in time. The rates stay for each client, but
+        for that of arrivals: a smaller crowd is in place sooner."""
         count = max(10, round(self.clients * clients))
         topics, rates = self.topics, 1.0
         if self.topics != ONE:

@@ -33,7 +33,9 @@ FOR_MEMORY = 5000
 SETTLE_S = 0.5
 """For a server to have finished what an arrival brings with it."""
 
-ARRIVE_S = 180.0
+ARRIVE_S = 600.0
+"""For everybody to be in place: 100,000 on a machine that has other work take three minutes."""
+
 STALL_S = 10.0
 """When nothing arrives for so long after the last publication, what is missing is lost. Longer
 than Clarion takes to find a dead shard, and longer than any client's pause."""
@@ -92,6 +94,7 @@ class Play:
             "version": self.target.version,
             "setting": self.target.setting,
             "arrival": arrival,
+            "stops": self.watch.worst,
             "phases": [stage.document(plan.fan) for stage in stages],
             "grain": self.timeline.grain,
             "timeline": self.timeline.document(),
@@ -107,11 +110,15 @@ class Play:
         plan, watch = self.plan, self.watch
         before, cpu = watch.memory(), watch.cpu()
         seconds = self._in_place(FIRST_SHARE)
-        third, some = watch.memory(), self._present()
+        third, some, kernel = watch.memory(), self._present(), machine.kernel_bytes()
         seconds += self._in_place(1.0)
         cpu, full, live = watch.cpu() - cpu, watch.memory(), self._present()
+        kernel = machine.kernel_bytes() - kernel
         if live < plan.clients:
-            raise SystemExit(f"only {live:,} of {plan.clients:,} arrived: {self.total.failures}")
+            raise SystemExit(
+                f"only {live:,} of {plan.clients:,} arrived: {dict(self.total.failures)},"
+                f" {dict(self.total.ends.most_common(3))}"
+            )
         return {
             "clients": live,
             "seconds": seconds,
@@ -120,6 +127,7 @@ class Play:
             "memory_before": before,
             "memory_full": full,
             "memory_each": (full - third) / (live - some) if live >= FOR_MEMORY else None,
+            "kernel_each": kernel / (live - some) if live >= FOR_MEMORY and kernel > 0 else None,
         }
 
     def _in_place(self, share: float) -> float:

@@ -24,3 +24,13 @@ def longest(before: Mapping[str, float], now: Mapping[str, float], name: str) ->
         if new > 0:
             worst = max(worst, min(bound for bound, count in counts.items() if count == new))
     return worst
+
+
+def worst(now: Mapping[str, float], name: str) -> float:
+    """Seconds of the longest stop of the last minute, exactly; 0 when there is no such sample.
+
+    now: samples such as `clarion_gc_pause_seconds_max{worker="1"}`. name: a part of the metric's.
+    """
+    return max(
+        (value for sample, value in now.items() if f"{name}_seconds_max" in sample), default=0.0
+    )

@@ -26,8 +26,9 @@ log_level = "warning"
 [namespaces.default]
 history_size = %d
 """
-STOPS = ("event_loop_lag_seconds_bucket", "gc_pause_seconds_bucket")
-"""The metrics that tell how long a worker's loop stood still."""
+STOPS = ("event_loop_lag_seconds", "gc_pause_seconds")
+"""What the names of the metrics begin with that tell how long a worker's loop stood still: counted
+by buckets, and the longest of the last minute (`_max`)."""
 
 
 class Target(Protocol):
@@ -73,11 +74,15 @@ class Target(Protocol):
         ...
 
 
-class Shard:
-    """A Redis server that keeps what it has, also when it is killed."""
+SYNCED = ("--appendonly", "yes", "--appendfsync", "always")
 
-    def __init__(self, program: str, folder: Path, cores: tuple[int, ...]) -> None:
+
+class Shard:
+    """A Redis server. synced: it keeps what it has, also when it is killed."""
+
+    def __init__(self, program: str, folder: Path, cores: tuple[int, ...], *, synced: bool) -> None:
         self.folder, self._program, self._cores = folder, program, cores
+        self._keeping = SYNCED if synced else ()
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
         self.start()
@@ -87,9 +92,9 @@ class Shard:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        options = f"--port {self.port} --bind 127.0.0.1 --save --appendonly yes"
+        options = ("--port", str(self.port), "--bind", "127.0.0.1", "--save", "")
         self.process = subprocess.Popen(
-            [self._program, *options.split(), "--appendfsync", "always", "--dir", str(self.folder)],
+            [self._program, *options, *self._keeping, "--dir", str(self.folder)],
             stdout=subprocess.DEVNULL,
             preexec_fn=lambda: os.sched_setaffinity(0, self._cores),
         )
@@ -140,7 +145,7 @@ class ClarionTarget:
         with ExitStack() as stack:
             for _ in range(plan.redis):
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                shard = Shard(self._redis, folder, self._redis_cores)
+                shard = Shard(self._redis, folder, self._redis_cores, synced=plan.synced)
                 stack.callback(shard.kill)
                 self.shards.append(shard)
             config = Path(stack.enter_context(tempfile.TemporaryDirectory()), "clarion.toml")
@@ -158,7 +163,9 @@ class ClarionTarget:
         self.setting = ", ".join(
             [
                 f"{plan.workers} worker{'s' * (plan.workers > 1)}",
-                f"{plan.redis} Redis, synced to disk" if plan.redis else "embedded broker",
+                f"{plan.redis} Redis{', synced to disk' * plan.synced}"
+                if plan.redis
+                else "embedded broker",
                 f"history of {plan.history}",
                 *(f"{key}={value}" for key, value in shown.items()),
             ]

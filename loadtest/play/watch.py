@@ -8,10 +8,12 @@ from contextlib import suppress
 from typing import Any
 
 from loadtest import machine
-from loadtest.play.stops import longest
+from loadtest.play.stops import longest, worst
 from loadtest.play.target import Target
 
 LOOK_S = 1.0
+STOPS = (("event_loop_lag", "lag_ms"), ("gc_pause", "gc_ms"))
+"""A part of the metric's name, and what it is called in a result."""
 LONGEST_STOP_S = 10.0
 """Shown for stops beyond the last bucket."""
 
@@ -24,6 +26,8 @@ class Watch:
         self._spent: dict[int, float] = {}
         """CPU time by process: one that was killed has spent it all the same."""
         self._stops: Mapping[str, float] = {}
+        self.worst: dict[str, float] = {}
+        """The longest stop of each kind since this began, ms."""
         self._looked = 0.0
 
     def cpu(self) -> float:
@@ -49,6 +53,7 @@ class Watch:
         row["cpu_s"] = self.cpu()
         stops = self._target.stops()
         if stops:
-            for name, key in (("event_loop_lag", "lag_ms"), ("gc_pause", "gc_ms")):
+            for name, key in STOPS:
                 row[key] = min(LONGEST_STOP_S, longest(self._stops, stops, name)) * 1000
+                self.worst[key] = max(self.worst.get(key, 0.0), worst(stops, name) * 1000)
         self._stops = stops
