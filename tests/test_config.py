@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+import clarion_server
 from clarion_server.auth.keyset import SECRET_BYTES
 from clarion_server.config import Config, ConfigError, Mistake, Namespace, interpret, load, read
 from clarion_server.option_values import HIDDEN, Option, catalogue
@@ -651,7 +651,7 @@ def test_the_shortest_secrets_are_those_of_the_algorithms() -> None:
 
 def test_only_config_reads_the_environment() -> None:
     """One place to look at, and nothing else changes how a server behaves."""
-    folder = Path(sys.modules[Config.__module__].__file__ or "").parent
+    folder = Path(clarion_server.__file__).parent
     readers = {
         str(file.relative_to(folder))
         for file in folder.rglob("*.py")
