@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -19,7 +20,7 @@ from clarion_server.board import Board, Seat
 from clarion_server.options import Config
 from clarion_server.siblings import DEADLINE_SECONDS, MAX_QUESTION_BYTES, Siblings
 from support.private_api import Api
-from support.waiting import DEADLINE
+from support.waiting import DEADLINE, until
 
 COUNT = 3
 
@@ -177,6 +178,18 @@ async def test_who_asks_too_much_or_nothing_is_let_go(house: House) -> None:
                 assert await reader.read() == b""
         writer.close()
     assert len(house.tasks) == 0
+
+
+async def test_who_has_left_before_the_answer_is_no_fault(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, theirs = socket.socketpair()
+    transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=ours)
+    theirs.close()
+    transport.abort()
+    house.siblings[0].answer("", transport)
+    await until(lambda: len(house.tasks) == 0)
+    assert "failed" not in caplog.text
 
 
 async def test_an_only_worker_needs_no_socket(tmp_path: Path) -> None:

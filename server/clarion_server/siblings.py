@@ -102,7 +102,9 @@ class Siblings:
 
     async def _answer(self, kind: str, transport: asyncio.WriteTransport) -> None:
         try:
-            transport.write(_encoder.encode(await self._own(kind)))
+            answer = _encoder.encode(await self._own(kind))
+            if not transport.is_closing():  # who asked may have had enough of waiting
+                transport.write(answer)
         finally:
             transport.close()
 
