@@ -60,6 +60,7 @@ class Plan:
     synced: Redis keeps every write on disk before it answers; else nothing is on disk.
     shared: server and generator have all cores between them, instead of some each.
     history: publications kept for each topic.
+    presence: whether it can be asked who is subscribed; each worker keeps that in Redis.
     server: options of Clarion, as environment variables.
     """
 
@@ -84,6 +85,7 @@ class Plan:
     synced: bool = False
     shared: bool = False
     history: int = 100
+    presence: bool = True
     repetitions: int = 3
     server: Mapping[str, str] = field(default_factory=dict)
 

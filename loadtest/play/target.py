@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import subprocess
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,11 +17,13 @@ from loadtest.play.clarion import ClarionEvents, ClarionWebSocket
 from loadtest.play.desk import ClarionDesk, Desk
 from loadtest.play.plan import Plan
 from loadtest.play.talk import Talk
+from loadtest.program import Redis
 
 CONFIG = """development = true
 log_level = "warning"
 [namespaces.default]
 history_size = %d
+presence = "%s"
 """
 STOPS = ("event_loop_lag_seconds", "gc_pause_seconds")
 """What the names of the metrics begin with that tell how long a worker's loop stood still: counted
@@ -74,45 +73,6 @@ class Target(Protocol):
         ...
 
 
-SYNCED = ("--appendonly", "yes", "--appendfsync", "always")
-
-
-class Shard:
-    """A Redis server. synced: it keeps what it has, also when it is killed."""
-
-    def __init__(self, program: str, folder: Path, cores: tuple[int, ...], *, synced: bool) -> None:
-        self.folder, self._program, self._cores = folder, program, cores
-        self._keeping = SYNCED if synced else ()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
-        self.start()
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    def start(self) -> None:
-        options = ("--port", str(self.port), "--bind", "127.0.0.1", "--save", "")
-        self.process = subprocess.Popen(
-            [self._program, *options, *self._keeping, "--dir", str(self.folder)],
-            stdout=subprocess.DEVNULL,
-            preexec_fn=lambda: os.sched_setaffinity(0, self._cores),
-        )
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port)).close()
-                return
-            except OSError:
-                if time.monotonic() > deadline or self.process.poll() is not None:
-                    raise SystemExit(f"{self._program} did not start") from None
-                time.sleep(0.02)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
 class _Server(Clarion):
     def __init__(self, cores: tuple[int, ...], command: str, environment: Mapping[str, str]):
         self.cores = cores
@@ -138,18 +98,17 @@ class ClarionTarget:
         self._command, self._environment, self._cores = command, environment, cores
         self._redis, self._redis_cores = redis, redis_cores
         self._stack = ExitStack()
-        self.shards: list[Shard] = []
+        self.shards: list[Redis] = []
 
     def __enter__(self) -> Self:
         plan = self.plan
         with ExitStack() as stack:
             for _ in range(plan.redis):
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                shard = Shard(self._redis, folder, self._redis_cores, synced=plan.synced)
-                stack.callback(shard.kill)
+                shard = Redis(self._redis, *self._redis_cores, synced=plan.synced)
+                stack.enter_context(shard)
                 self.shards.append(shard)
             config = Path(stack.enter_context(tempfile.TemporaryDirectory()), "clarion.toml")
-            config.write_text(CONFIG % plan.history)
+            config.write_text(CONFIG % (plan.history, "members" if plan.presence else "off"))
             options = {"CLARION_CONFIG": str(config)}
             if plan.redis:
                 options["CLARION_REDIS"] = ",".join(shard.url for shard in self.shards)
@@ -167,6 +126,7 @@ class ClarionTarget:
                 if plan.redis
                 else "embedded broker",
                 f"history of {plan.history}",
+                "presence" if plan.presence else "no presence",
                 *(f"{key}={value}" for key, value in shown.items()),
             ]
         )
@@ -210,4 +170,4 @@ class ClarionTarget:
         elif event == "kill shard":
             self.shards[0].kill()
         elif event == "start shard":
-            self.shards[0].start()
+            self.shards[0].serve()
