@@ -528,6 +528,8 @@ async def test_a_cancelled_command_leaves_nothing_behind() -> None:
 
 async def test_what_is_no_json_is_the_programs_mistake() -> None:
     async with connected() as (_, client):
+        with pytest.raises(ValueError, match="is no conflation key"):
+            await client.publish(TOPIC, 1, key="a b")
         for data in (float("nan"), {1, 2}, "\ud800"):
             with pytest.raises((TypeError, ValueError)):
                 await client.publish(TOPIC, data)

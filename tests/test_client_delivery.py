@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from enum import Enum
+from typing import Any, cast
 
 import pytest
 
@@ -170,6 +171,21 @@ def test_a_key_of_ones_own_counts_in_every_form_of_a_message() -> None:
     assert len(keys[2]) > 20
 
 
+def test_a_conflation_key_goes_with_its_message() -> None:
+    sending = Sending(("a", 1), Draft("a", 1, key="~x"), ("a", 1, "id", '"!'), Draft("a", 1, "id"))
+    messages = sending.posts()[1]["messages"]
+    assert [message.get("key", ...) for message in messages] == [..., "~x", '"!', ...]
+
+
+class Name(str, Enum):  # noqa: UP042 - as Python 3.10 has them, whose text is "Name.ORDERS"
+    ORDERS = "orders"
+
+
+def test_a_member_of_an_enumeration_stands_for_its_value() -> None:
+    sending = Sending(Draft(Name.ORDERS, Name.ORDERS, Name.ORDERS, Name.ORDERS))
+    assert set(sending.posts()[1].values()) == {"orders"}
+
+
 def test_it_is_given_up_at_the_deadline_and_says_why() -> None:
     sending = Sending(("a", 1))
     while not sending.over():
@@ -232,7 +248,19 @@ def test_a_batch_that_is_too_large_for_this_server_is_halved() -> None:
 
 @pytest.mark.parametrize(
     "draft",
-    [("a b", 1), ("a", {1, 2}), ("a", float("nan")), Draft("a", 1, ""), Draft("a", 1, "x" * 129)],
+    [
+        ("a b", 1),
+        ("a", {1, 2}),
+        ("a", float("nan")),
+        Draft("a", 1, ""),
+        Draft("a", 1, "x" * 129),
+        Draft("a", 1, "\ud800"),
+        Draft("a", 1, cast("str", b"id")),
+        Draft("a", 1, key=""),
+        Draft("a", 1, key="a b"),
+        Draft("a", 1, key="x" * 129),
+        Draft("a", 1, key=cast("str", 7)),
+    ],
 )
 def test_what_cannot_be_published_is_the_callers_mistake(draft: tuple[str, Any]) -> None:
     with pytest.raises((ValueError, TypeError)):

@@ -27,6 +27,7 @@ from clarion_fanout.broker import Want
 from clarion_server.app import Worker
 from support.bad_network import bad_network
 from support.server import configuration, running
+from support.slow_reader import LATEST, blocked, heard
 from support.waiting import DEADLINE, until
 
 KEY = "0123456789abcdef"
@@ -76,6 +77,33 @@ async def test_a_key_of_the_program_makes_repeats_harmless() -> None:
         assert not first.duplicate
         assert again.duplicate
         assert again.position == first.position
+
+
+async def test_who_is_behind_gets_the_newest_of_each_conflation_key() -> None:
+    config = configuration(namespaces={"prices": LATEST})
+    async with (
+        running(config) as worker,
+        blocked(worker, "prices:a", "prices:b") as reader,
+        AsyncPublisher(url(worker.api_port)) as publisher,
+    ):
+        for n in (1, 2):
+            await publisher.publish("prices:a", n, key="one")
+        await publisher.publish_many(Draft("prices:a", n, key=f"k{n % 2}") for n in range(10, 20))
+        for n in (21, 22):
+            await publisher.broadcast(["prices:a", "prices:b"], n, key="many")
+        with Publisher(url(worker.api_port)) as plain:
+            for n in (31, 32):
+                await asyncio.to_thread(plain.publish, "prices:a", n, key="plain")
+            await asyncio.to_thread(plain.publish, "prices:a", "end")
+        assert await heard(reader, "end") == [
+            "message prices:a 2",
+            "message prices:a 18",
+            "message prices:a 19",
+            "message prices:a 22",
+            "message prices:b 22",
+            "message prices:a 32",
+            "message prices:a end",
+        ]
 
 
 async def test_many_messages_go_in_few_requests_and_in_order() -> None:

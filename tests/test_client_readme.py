@@ -21,7 +21,8 @@ import clarion_client
 from clarion_client import AsyncPublisher, Client, Lost, Message, Publisher
 from clarion_client.errors import ClarionError
 from clarion_client.redis_publisher import AsyncRedisPublisher, RedisPublisher
-from support.server import publish, running, serving
+from support.server import configuration, publish, running, serving
+from support.slow_reader import LATEST, blocked, heard
 from support.waiting import DEADLINE, until
 
 FOLDER = Path(__file__).parent.parent / "clients/python"
@@ -136,7 +137,7 @@ async def test_publishing_works_as_the_section_says() -> None:
             names["publisher"].close()
 
         await asyncio.to_thread(program)
-        assert worker.counters.publications["api"] == 2 + 2 + 2
+        assert worker.counters.publications["api"] == 2 + 1 + 2 + 2
 
 
 # Recipes, with stand-ins for what is not ours
@@ -198,6 +199,33 @@ async def test_the_recipe_for_fastapi(monkeypatch: pytest.MonkeyPatch) -> None:
             for _ in range(2):
                 assert await app.routes["/orders/{order}/pay"](order=7) == {"ok": True}
         assert worker.counters.publications["api"] == 1
+
+
+async def test_the_recipe_for_prices() -> None:
+    drawn: dict[str, int] = {}
+
+    async def draw(symbol: str, bid: int) -> None:
+        assert drawn.get(symbol, 0) < bid
+        drawn[symbol] = bid
+
+    async with (
+        running(configuration(namespaces={"prices": LATEST})) as worker,
+        Client(f"ws://127.0.0.1:{worker.port}") as client,
+        AsyncPublisher(f"http://127.0.0.1:{worker.api_port}") as publisher,
+        blocked(worker, "prices:all") as reader,
+        asyncio.TaskGroup() as group,
+    ):
+        names = await run(block("def quote"), {"publisher": publisher})
+        drawing = group.create_task(run(block("await draw"), {"client": client, "draw": draw}))
+        await until(lambda: worker.hub.subscriptions == 3)
+        for bid in range(1, 31):
+            await names["quote"](f"S{bid % 3}", bid)
+        await names["quote"]("END", 99)
+        told = [f"message prices:all {{'symbol': 'S{n % 3}', 'bid': {n}}}" for n in (28, 29, 30)]
+        assert (await heard(reader, {"symbol": "END", "bid": 99}))[:-1] == told
+        await until(lambda: "END" in drawn)
+        drawing.cancel()
+        assert drawn == {"S1": 28, "S2": 29, "S0": 30, "END": 99}
 
 
 async def test_the_recipe_for_django(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,8 +24,10 @@ from clarion_fanout.redis_keys import Keys
 from support.redis_sentinel import RedisSentinel
 from support.redis_servers import RedisServer
 from support.redis_shared import shared_cluster, shared_servers
-from support.server import serving
-from support.waiting import DEADLINE
+from support.server import configuration, running, serving
+from support.slow_reader import LATEST, blocked
+from support.slow_reader import heard as told_to
+from support.waiting import DEADLINE, until
 
 TOPICS = [f"orders:{n}" for n in range(12)]
 
@@ -36,11 +38,13 @@ class Plain:
     def __init__(self, *urls: str, **options: Any) -> None:
         self._publisher = RedisPublisher(*urls, **options)
 
-    async def publish(self, topic: str, data: Any, *, id: str | None = None) -> None:
-        await asyncio.to_thread(self._publisher.publish, topic, data, id=id)
+    async def publish(
+        self, topic: str, data: Any, *, id: str | None = None, key: str | None = None
+    ) -> None:
+        await asyncio.to_thread(self._publisher.publish, topic, data, id=id, key=key)
 
-    async def publish_quick(self, topic: str, data: Any) -> None:
-        await asyncio.to_thread(self._publisher.publish_quick, topic, data)
+    async def publish_quick(self, topic: str, data: Any, *, key: str | None = None) -> None:
+        await asyncio.to_thread(self._publisher.publish_quick, topic, data, key=key)
 
     async def __aenter__(self) -> Self:
         return self
@@ -229,6 +233,25 @@ async def test_what_is_published_so_reaches_the_subscribers_of_a_server() -> Non
         }
 
 
+@both
+async def test_who_is_behind_gets_the_newest_of_each_conflation_key(make: Make) -> None:
+    (server,) = await shared_servers(1)
+    config = configuration(redis=(server.url,), development=True, namespaces={"prices": LATEST})
+    async with (
+        running(config) as worker,
+        blocked(worker, "prices:all") as reader,
+        make(server.url) as publisher,
+    ):
+        for n in range(1, 9):
+            await publisher.publish("prices:all", n, key="odd" if n % 2 else "even")
+        await until(lambda: worker.counters.dropped["latest", "prices"] == 6)
+        for n in range(11, 19):
+            await publisher.publish_quick("prices:all", n, key="odd" if n % 2 else "four")
+        await publisher.publish_quick("prices:all", "end")
+        told = [f"message prices:all {data}" for data in (17, 8, 18, "end")]
+        assert await told_to(reader, "end") == told
+
+
 # Names and places
 
 
@@ -299,4 +322,10 @@ async def test_what_cannot_be_published_is_the_callers_mistake() -> None:
             publisher.publish(topic, data)
         with pytest.raises((ValueError, TypeError)):
             publisher.publish_quick(topic, data)
+    with pytest.raises(ValueError, match="is no conflation key"):
+        publisher.publish("a", 1, key="a b")
+    with pytest.raises(ValueError, match="is no conflation key"):
+        publisher.publish_quick("a", 1, key="")
+    with pytest.raises(ValueError, match="an idempotency key has 1 to 128"):
+        publisher.publish("a", 1, id="x" * 129)
     publisher.close()

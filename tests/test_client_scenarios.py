@@ -40,6 +40,7 @@ from support.server import (
     serving,
     token,
 )
+from support.slow_reader import LATEST, blocked, heard
 from support.waiting import DEADLINE, until
 from support.wire_server import Script, Talk, wire_server
 
@@ -499,6 +500,20 @@ async def test_a_slow_program_may_ask_while_its_queue_is_full() -> None:
             history = await c.history(TOPIC, limit=50)
         assert len(history.messages) == 50
         assert await take(subscription, 49) == list(range(1, 50))
+
+
+async def test_who_is_behind_gets_the_newest_of_each_key() -> None:
+    config = configuration(namespaces={"prices": LATEST})
+    async with (
+        live(config) as (worker, network),
+        client(network) as c,
+        blocked(worker, "prices:all") as reader,
+    ):
+        for n in range(1, 21):
+            await c.publish("prices:all", n, key="odd" if n % 2 else "even")
+        await c.publish("prices:all", "end")
+        told = [f"message prices:all {data}" for data in (19, 20, "end")]
+        assert await heard(reader, "end") == told
 
 
 # Many topics

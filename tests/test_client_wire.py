@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from clarion_client import codes, wire
 from clarion_client.events import Position
+from clarion_fanout import conflation
 
 VECTORS = Path(__file__).parent / "vectors"
 ANSWERS = json.loads((VECTORS / "answers.json").read_text())
@@ -66,7 +67,7 @@ def encoded(means: dict[str, Any]) -> str:
     fields = {name: value for name, value in means.items() if name not in ("op", "id")}
     op, id = means["op"], means["id"]
     if op == "publish":
-        return wire.encode_publish(id, fields["topic"], fields["data"])
+        return wire.encode_publish(id, **fields)
     since = fields.get("since")
     position = Position(**since) if since else None
     if op == "subscribe":
@@ -228,6 +229,23 @@ def test_whatever_a_reader_raises_means_that_it_is_no_json(failure: Exception) -
 def test_what_is_no_topic_is_not_asked_for(topic: str) -> None:
     with pytest.raises(ValueError, match="is no topic"):
         wire.check_topic(topic)
+
+
+@pytest.mark.parametrize("key", ["", "a b", "ä", "a\n", "\x7f", "x" * 129])
+def test_what_is_no_conflation_key_is_not_sent(key: str) -> None:
+    assert not conflation.is_key(key)
+    with pytest.raises(ValueError, match="is no conflation key"):
+        wire.encode_publish(1, "a", 1, key)
+
+
+@given(st.text(st.characters(max_codepoint=300), max_size=130))
+def test_a_conflation_key_is_one_where_the_server_says_so(key: str) -> None:
+    try:
+        assert wire.check_key(key) == key
+    except ValueError:
+        assert not conflation.is_key(key)
+    else:
+        assert conflation.is_key(key)
 
 
 def test_every_character_of_the_grammar_is_one_of_a_topic() -> None:

@@ -7,25 +7,19 @@ import json
 import socket
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from clarion_server.app import Worker
 from clarion_server.listener import UNSENT_BYTES
 from clarion_server.options import Config, Keepalive, Limits, Namespace, WindowOptions
 from clarion_server.outlet import unsent
 from support.server import clients, configuration, publish, running
+from support.slow_reader import BLOCK, TINY, blocked, heard
 from support.waiting import until
-from support.wire import Wire, command, connected, streaming
+from support.wire import command, connected, streaming
 
 KIB = 1024
-TINY = 4096
-"""A receive buffer that is full soon."""
-
-BLOCK = "x" * 20_000
 
 
 def namespace(**options: Any) -> Namespace:
@@ -43,30 +37,6 @@ def patient() -> Config:
     }
     window = WindowOptions(bytes=256 * KIB, seconds=60)
     return configuration(window=window, keepalive=Keepalive(close_s=0.3), namespaces=namespaces)
-
-
-@asynccontextmanager
-async def blocked(worker: Worker, *topics: str) -> AsyncIterator[Wire]:
-    """A client that has not taken what it was sent in `bare:block`, and subscribed to `topics`."""
-    async with connected(worker.port, receive_buffer=TINY) as client:
-        for topic in (*topics, "bare:block"):
-            await client.subscribe(topic)
-        while not worker.counters.windows:
-            await publish(worker, "bare:block", BLOCK)
-            await asyncio.sleep(0)
-        yield client
-
-
-async def heard(client: Wire, last: object) -> list[str]:
-    """What else than blocks is said, up to the message `last`: op, topic and data or offset."""
-    said: list[str] = []
-    while True:
-        message = await client.said()
-        if message.get("data") != BLOCK:
-            rest = message.get("data", message.get("offset"))
-            said.append(f"{message['op']} {message.get('topic', '')} {rest}")
-            if message.get("data") == last:
-                return said
 
 
 async def test_the_oldest_of_a_namespace_give_way_and_it_is_told() -> None:

@@ -237,14 +237,22 @@ class Client:
 
     # Commands
 
-    async def publish(self, topic: str, data: Any, *, answer_s: float | None = None) -> Published:
+    async def publish(
+        self,
+        topic: str,
+        data: Any,
+        *,
+        key: str | None = None,
+        answer_s: float | None = None,
+    ) -> Published:
         """Publishes as this client's user, where the namespace allows it.
 
-        Raises `Refused`, or `Unanswered` when nobody knows whether it was published. A backend
-        that must know is better off with `clarion_client.Publisher`.
+        key: the conflation key, what the message is the news of; see `Draft`. Raises `Refused`, or
+        `Unanswered` when nobody knows whether it was published. A backend that must know is better
+        off with `clarion_client.Publisher`.
         """
         answer = await self._ask(
-            lambda id: wire.encode_publish(id, topic, data), wire.Published, False, answer_s
+            lambda id: wire.encode_publish(id, topic, data, key), wire.Published, False, answer_s
         )
         return Published(answer.topic, _position(answer.epoch, answer.offset))
 

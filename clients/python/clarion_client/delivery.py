@@ -38,14 +38,23 @@ MAX_RETRY_MS = 3_600_000
 
 
 class Draft(NamedTuple):
-    """A message to publish. `id` is its idempotency key; None: a random one."""
+    """A message to publish.
+
+    id: its idempotency key, by which a repetition is known; None: a random one. key: its conflation
+    key, 1 to 128 characters of visible ASCII: what it is the news of, within its topic. Where the
+    namespace's policy is `latest`, it takes the place of one with the same key that still waits for
+    a client that is behind.
+    """
 
     topic: str
     data: Any
     id: str | None = None
+    key: str | None = None
 
 
-Draftable: TypeAlias = "Draft | tuple[str, Any] | tuple[str, Any, str | None]"
+Draftable: TypeAlias = (
+    Draft | tuple[str, Any] | tuple[str, Any, str | None] | tuple[str, Any, str | None, str | None]
+)
 
 Result: TypeAlias = Published | PublishError
 
@@ -56,13 +65,15 @@ class Entry:
     until: when it is given up, on the clock of whoever asks.
     """
 
-    __slots__ = ("data", "id", "result", "topic", "tried", "until")
+    __slots__ = ("data", "id", "key", "result", "topic", "tried", "until")
 
     def __init__(self, draft: Draftable, until: float) -> None:
-        id = draft[2] if len(draft) == 3 else None
-        self.topic = wire.check_topic(draft[0])
-        self.data = wire.dumps_data(draft[1])
-        self.id = secrets.token_urlsafe(16) if id is None else _check_id(id)
+        topic, data, *rest = draft
+        _, _, id, key = Draft(topic, data, *rest)
+        self.topic = wire.check_topic(topic)
+        self.data = wire.dumps_data(data)
+        self.id = secrets.token_urlsafe(16) if id is None else wire.check_id(id)
+        self.key = None if key is None else wire.check_key(key)
         self.until = until
         self.tried = False
         self.result: Result | None = None
@@ -70,7 +81,8 @@ class Entry:
     @property
     def text(self) -> str:
         """The message as the API takes it."""
-        return f'{{"topic":"{self.topic}","data":{self.data},"id":{wire.dumps(self.id)}}}'
+        key = "" if self.key is None else f',"key":{wire.dumps(self.key)}'
+        return f'{{"topic":"{self.topic}","data":{self.data},"id":{wire.dumps(self.id)}{key}}}'
 
     def outcome(self) -> Published:
         """The result. Raises it, if it is an error."""
@@ -229,9 +241,3 @@ def _problem(answer: Mapping[str, Any]) -> tuple[str, str]:
 def _fields(found: object) -> dict[str, Any]:
     """Of a JSON object; none of anything else."""
     return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
-
-
-def _check_id(id: str) -> str:
-    if not 1 <= len(id) <= 128:
-        raise ValueError("an idempotency key has 1 to 128 characters")
-    return id

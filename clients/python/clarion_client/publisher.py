@@ -63,29 +63,37 @@ class Publisher:
         self._waiting: deque[Entry] = deque()
         self._sending = threading.Lock()
 
-    def publish(self, topic: str, data: Any, *, id: str | None = None) -> Published:
+    def publish(
+        self, topic: str, data: Any, *, id: str | None = None, key: str | None = None
+    ) -> Published:
         """Publishes one message. Raises `PublishError`, most often a `PublishRefused`.
 
         data: what `json.dumps` takes; `ValueError` or `TypeError` otherwise. id: an idempotency
-        key of your own, for repeats across restarts of the program; else a random one.
+        key of your own, for repeats across restarts of the program; else a random one. key: the
+        conflation key, what the message is the news of; see `Draft`.
         """
-        entries = self._entries([Draft(topic, data, id)])
+        entries = self._entries([Draft(topic, data, id, key)])
         self._send(entries)
         return entries[0].outcome()
 
     def publish_many(self, messages: Iterable[Draftable]) -> list[Published]:
-        """Publishes messages, `(topic, data)` or `Draft(topic, data, id)` each, in as few requests
-        as possible. Raises `NotAllPublished` if some were not; its `results` say which.
+        """Publishes messages, `(topic, data)` or `Draft(topic, data, id, key)` each, in as few
+        requests as possible. Raises `NotAllPublished` if some were not; its `results` say which.
         """
         entries = self._entries(messages)
         self._send(entries)
         return outcomes(entries)
 
     def broadcast(
-        self, topics: Iterable[str], data: Any, *, id: str | None = None
+        self,
+        topics: Iterable[str],
+        data: Any,
+        *,
+        id: str | None = None,
+        key: str | None = None,
     ) -> list[Published]:
-        """Publishes the same data to many topics. The key counts in each topic by itself."""
-        return self.publish_many([Draft(topic, data, id) for topic in topics])
+        """Publishes the same data to many topics. `id` and `key` count in each by itself."""
+        return self.publish_many([Draft(topic, data, id, key) for topic in topics])
 
     @property
     def waiting(self) -> int:
@@ -166,9 +174,11 @@ class AsyncPublisher:
         self._sender: asyncio.Task[None] | None = None
         self._closed = False
 
-    async def publish(self, topic: str, data: Any, *, id: str | None = None) -> Published:
+    async def publish(
+        self, topic: str, data: Any, *, id: str | None = None, key: str | None = None
+    ) -> Published:
         """As `Publisher.publish`."""
-        entries = self._entries([Draft(topic, data, id)])
+        entries = self._entries([Draft(topic, data, id, key)])
         await self._send(entries)
         return entries[0].outcome()
 
@@ -179,10 +189,15 @@ class AsyncPublisher:
         return outcomes(entries)
 
     async def broadcast(
-        self, topics: Iterable[str], data: Any, *, id: str | None = None
+        self,
+        topics: Iterable[str],
+        data: Any,
+        *,
+        id: str | None = None,
+        key: str | None = None,
     ) -> list[Published]:
         """As `Publisher.broadcast`."""
-        return await self.publish_many([Draft(topic, data, id) for topic in topics])
+        return await self.publish_many([Draft(topic, data, id, key) for topic in topics])
 
     async def close(self) -> None:
         """Waits until what is being published is, or is given up; then closes the connection."""

@@ -5,6 +5,8 @@
     publish_quick  PUBLISH on the topic's channel: at most once, no history, nobody is told whether
                    anybody heard it
 
+Both take a conflation key: see `clarion_client.Draft`.
+
 It needs redis-py: `pip install clarion-client[redis]`.
 """
 
@@ -23,7 +25,6 @@ import redis.retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from clarion_client import wire
 from clarion_client.errors import PublishError
 from clarion_client.placement import ranking
 from clarion_client.redis_shards import Names, Shard, shards
@@ -43,13 +44,15 @@ class RedisPublisher:
         self._cluster = found[0].kind == "cluster"
         self._connections = _Connections(PLAIN, found, timeout_s)
 
-    def publish(self, topic: str, data: Any, *, id: str | None = None) -> None:
+    def publish(
+        self, topic: str, data: Any, *, id: str | None = None, key: str | None = None
+    ) -> None:
         """Durably. When a shard does not answer, the next one's inbox takes the message.
 
-        id: an idempotency key of your own. Raises `PublishError` when no shard took it, or it is
-        not known whether one did.
+        id: an idempotency key of your own. key: the conflation key. Raises `PublishError` when no
+        shard took it, or it is not known whether one did.
         """
-        entry = self._names.entry(topic, data, id)
+        entry = self._names.entry(topic, data, id, key)
         errors: list[RedisError] = []
         for place in ranking(self._shards, topic):
             try:
@@ -60,9 +63,9 @@ class RedisPublisher:
                 return
         raise _not_published(topic, errors)
 
-    def publish_quick(self, topic: str, data: Any) -> None:
+    def publish_quick(self, topic: str, data: Any, *, key: str | None = None) -> None:
         """At most once, to whoever is subscribed now. Raises `PublishError`."""
-        channel, text = self._names.channel(topic), wire.dumps_data(data)
+        channel, text = self._names.channel(topic), self._names.payload(data, key)
         connection = self._connections[ranking(self._shards, topic)[0]]
         try:
             if self._cluster:
@@ -99,9 +102,11 @@ class AsyncRedisPublisher:
         self._cluster = found[0].kind == "cluster"
         self._connections = _Connections(ASYNC, found, timeout_s)
 
-    async def publish(self, topic: str, data: Any, *, id: str | None = None) -> None:
+    async def publish(
+        self, topic: str, data: Any, *, id: str | None = None, key: str | None = None
+    ) -> None:
         """As `RedisPublisher.publish`."""
-        entry = self._names.entry(topic, data, id)
+        entry = self._names.entry(topic, data, id, key)
         errors: list[RedisError] = []
         for place in ranking(self._shards, topic):
             try:
@@ -112,9 +117,9 @@ class AsyncRedisPublisher:
                 return
         raise _not_published(topic, errors)
 
-    async def publish_quick(self, topic: str, data: Any) -> None:
+    async def publish_quick(self, topic: str, data: Any, *, key: str | None = None) -> None:
         """As `RedisPublisher.publish_quick`."""
-        channel, text = self._names.channel(topic), wire.dumps_data(data)
+        channel, text = self._names.channel(topic), self._names.payload(data, key)
         connection = self._connections[ranking(self._shards, topic)[0]]
         try:
             if self._cluster:

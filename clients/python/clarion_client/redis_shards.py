@@ -115,10 +115,17 @@ class Names:
         return self._channel + wire.check_topic(topic)
 
     @staticmethod
-    def entry(topic: str, data: object, id: str | None) -> dict[str, str]:
+    def payload(data: object, key: str | None) -> str:
+        """What is published on a channel. Raises `ValueError` or `TypeError`."""
+        text = wire.dumps_data(data)
+        return text if key is None else f"@{wire.check_key(key)} {text}"
+
+    @staticmethod
+    def entry(topic: str, data: object, id: str | None, key: str | None) -> dict[str, str]:
         """The fields of an entry of the inbox. Raises `ValueError` or `TypeError`.
 
         It has an idempotency key in any case, so that sending it again is harmless.
         """
-        id = secrets.token_urlsafe(16) if id is None else id
-        return {"topic": wire.check_topic(topic), "data": wire.dumps_data(data), "id": id}
+        id = secrets.token_urlsafe(16) if id is None else wire.check_id(id)
+        fields = {"topic": wire.check_topic(topic), "data": wire.dumps_data(data), "id": id}
+        return fields if key is None else fields | {"key": wire.check_key(key)}

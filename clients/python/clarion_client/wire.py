@@ -34,13 +34,32 @@ class NotClarion(Exception):
 
 
 _TOPIC = re.compile(r"[A-Za-z0-9_\-.:/@#=+,]{1,255}\Z")
+_KEY = re.compile(r"[!-~]{1,128}\Z")
+_ID = re.compile(r"[^\ud800-\udfff]{1,128}\Z")
+
+
+# Each gives back a plain `str`: one of an enumeration becomes its name where text is put together.
 
 
 def check_topic(topic: str) -> str:
-    """`topic`, if it follows the grammar of names. Raises `ValueError`."""
-    if not _TOPIC.match(topic):
-        raise ValueError(f"{topic!r} is no topic: 1-255 characters of A-Z a-z 0-9 _-.:/@#=+,")
-    return topic
+    """`topic`, if it follows the grammar of names. Raises `ValueError` or `TypeError`."""
+    if found := _TOPIC.match(topic):
+        return found[0]
+    raise ValueError(f"{topic!r} is no topic: 1-255 characters of A-Z a-z 0-9 _-.:/@#=+,")
+
+
+def check_key(key: str) -> str:
+    """`key`, if it may be a conflation key. Raises `ValueError` or `TypeError`."""
+    if found := _KEY.match(key):
+        return found[0]
+    raise ValueError(f"{key!r} is no conflation key: 1-128 characters of visible ASCII")
+
+
+def check_id(id: str) -> str:
+    """`id`, if it may be an idempotency key. Raises `ValueError` or `TypeError`."""
+    if found := _ID.match(id):
+        return found[0]
+    raise ValueError("an idempotency key has 1 to 128 characters, none of them half of one")
 
 
 # What the server sends
@@ -425,9 +444,12 @@ def encode(op: str, id: Id | None = None, **fields: object) -> str:
     return dumps(command)
 
 
-def encode_publish(id: Id, topic: str, data: object) -> str:
-    """A `publish`, whose `data` may be None: that is null."""
-    head = dumps({"op": "publish", "id": id, "topic": topic})
+def encode_publish(id: Id, topic: str, data: object, key: str | None = None) -> str:
+    """A `publish`, whose `data` may be None: that is null. Raises as `dumps` and `check_key`."""
+    fields: dict[str, object] = {"op": "publish", "id": id, "topic": topic}
+    if key is not None:
+        fields["key"] = check_key(key)
+    head = dumps(fields)
     return f'{head[:-1]},"data":{dumps_data(data)}}}'
 
 
