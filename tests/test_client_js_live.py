@@ -18,6 +18,7 @@ from support.bad_network import BadNetwork, bad_network
 from support.node import NODES, Program, program
 from support.redis_shared import shared_servers
 from support.server import SECRET, configuration, publish, running, serving, token
+from support.slow_reader import LATEST, blocked, heard
 from support.waiting import until
 
 READ = """
@@ -437,6 +438,25 @@ async def test_commands_are_answered_and_wait_for_a_connection() -> None:
         one.network.up()
         assert await reader.until(lambda said: isinstance(said, int)) == 2
         await reader.ends()
+
+
+async def test_who_is_behind_gets_the_newest_of_each_key() -> None:
+    text = """
+    const client = new Client(given.url, { backoff: [20, 100] });
+    await told();
+    for (let n = 1; n <= 20; n++) {
+      await client.publish("prices:all", n, { key: n % 2 ? "odd" : "even" });
+    }
+    await client.publish("prices:all", "end");
+    await client.publish("prices:all", 0, { key: "a b" }).catch(({ message }) => say(message));
+    client.close();
+    """
+    config = configuration(namespaces={"prices": LATEST})
+    async with scene(text, config) as one, blocked(one.worker, "prices:all") as reader:
+        one.program.tell("publish")
+        assert await one.program.ends() == ["not a key: a b"]
+        numbers = [f"message prices:all {data}" for data in (19, 20, "end")]
+        assert await heard(reader, "end") == numbers
 
 
 @pytest.mark.parametrize("ws", [False, True], ids=["global", "ws"])

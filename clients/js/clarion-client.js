@@ -157,7 +157,7 @@ export class Machine {
       for (const id of this.commands.keys()) this.fail(id, "disconnected");
       if (now > this.since + STEADY_MS) this.attempts = 0;
     }
-    const { backoff: [first, most], random = Math.random } = this.options;
+    const { backoff: [first, most] = [1000, 30_000], random = Math.random } = this.options;
     this.told = Number.isFinite(retry_ms);
     const pause = this.told ? sane(retry_ms) : random() * Math.min(most, first * 2 ** this.attempts++);
     this.at = now + pause;
@@ -200,10 +200,10 @@ export class Machine {
     this.host.send(JSON.stringify(command));
   }
 
-  request(now, command, done) {
+  request(now, command, resolve, reject) {
     const id = ++this.id;
-    const text = JSON.stringify({ id, ...command });
-    this.commands.set(id, { text, done, until: now + this.options.timeout });
+    const text = JSON.stringify({ ...command, id });
+    this.commands.set(id, { text, resolve, reject, until: now + (this.options.timeout ?? 10_000) });
     if (this.state === "closed") this.fail(id, "closed");
     else if (this.commands.size > QUEUE) this.fail(id, "too_many");
     else if (new TextEncoder().encode(text).length > COMMAND) this.fail(id, "too_large");
@@ -220,8 +220,10 @@ export class Machine {
   }
 
   answer(id, answer) {
-    this.commands.get(id).done(answer);
+    const { resolve, reject } = this.commands.get(id);
     this.commands.delete(id);
+    if (answer instanceof Error) reject(answer);
+    else resolve(answer);
   }
 
   add(topic, { epoch, offset } = {}, last) {
@@ -257,16 +259,16 @@ export class Machine {
       if (topic.at <= now) topics.push(topic);
       else this.askAt = Math.min(this.askAt, topic.at);
     }
-    if (topics[0] && this.stream) {
-      this.stream = false;
-      return this.restart(now);
-    }
     while (topics[0]) {
+      if (this.stream) {
+        this.stream = false;
+        return this.restart(now);
+      }
       const id = ++this.id;
       const wishes = topics.splice(0, BATCH).map((one) => {
         const { topic, epoch, offset, last } = one;
         one.asked = id;
-        return epoch && !last ? { topic, since: { epoch, offset } } : { topic, last: last || undefined };
+        return epoch && !last ? { topic, since: { epoch, offset } } : { topic, last };
       });
       this.send({ op: "subscribe", id, topics: wishes });
     }
@@ -447,32 +449,26 @@ export class Client extends Source {
   #url;
   #options;
   #machine;
-  #connection;
+  #connection = {};
   #timer;
   #gone = new AbortController();
 
-  constructor(url, options) {
+  constructor(url, options = {}) {
     super();
     this.#url = new URL(url, globalThis.location?.href);
     this.#url.protocol = this.#url.protocol.replace("http", "ws");
-    this.#options = {
-      WebSocket: globalThis.WebSocket,
-      backoff: [1000, 30_000],
-      timeout: 10_000,
-      buffer: 1000,
-      ...options,
-    };
-    const { token } = this.#options;
+    const { WebSocket = globalThis.WebSocket, token } = options;
+    this.#options = { ...options, WebSocket };
     this.#machine = new Machine(this.#options, {
       open: (machine) => this.#open(machine),
       close: () => {
-        this.#connection?.close?.();
-        this.#connection = undefined;
+        this.#connection.close?.();
+        this.#connection = {};
         if (this.state === "closed") this.#gone.abort();
       },
-      send: (text) => this.#connection?.send?.(text),
+      send: (text) => this.#connection.send?.(text),
       renew: () =>
-        (async () => token())().then(
+        Promise.resolve().then(token).then(
           (token) => this.#act("renewed", token),
           (error) => this.#act("notRenewed", error),
         ),
@@ -490,21 +486,23 @@ export class Client extends Source {
     return this.#machine.state;
   }
 
-  subscribe(topics, { since, last, buffer = this.#options.buffer } = {}) {
+  subscribe(topics, { since, last, buffer = this.#options.buffer ?? 1000 } = {}) {
     const wishes = [topics].flat().map((one) => ({ since, last, ...(one.topic ? one : { topic: one }) }));
     for (const { topic } of wishes) {
       if (!/^[\w\-.:/@#=+,]{1,255}$/.test(topic)) throw new TypeError(`not a topic: ${topic}`);
     }
     if (this.state === "closed") throw new ClarionError("closed");
-    const leave = () => this.#act("unsubscribe", wishes, subscription);
-    const subscription = new Subscription(buffer, leave);
+    const subscription = new Subscription(buffer, () => {
+      this.#act("unsubscribe", wishes, subscription);
+    });
     this.#act("subscribe", wishes, subscription);
     this.#soon();
     return subscription;
   }
 
-  publish(topic, data) {
-    return this.#request({ op: "publish", topic, data });
+  async publish(topic, data, { key } = {}) {
+    if (key !== undefined && !/^[!-~]{1,128}$/.test(key)) throw new TypeError(`not a key: ${key}`);
+    return this.#request({ op: "publish", topic, data, key });
   }
 
   history(topic, options) {
@@ -524,9 +522,7 @@ export class Client extends Source {
   }
 
   #request(command) {
-    return new Promise((resolve, reject) => {
-      this.#act("request", command, (answer) => (answer instanceof Error ? reject : resolve)(answer));
-    });
+    return new Promise((resolve, reject) => this.#act("request", command, resolve, reject));
   }
 
   #soon() {

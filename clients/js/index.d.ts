@@ -197,6 +197,15 @@ export interface ClientEvents {
   error: ClarionError | Error;
 }
 
+export interface PublishOptions {
+  /**
+   * What the message is the news of, within its topic: 1 to 128 characters of visible ASCII. Where
+   * the server's policy for the topic is `latest`, the newest message of each key reaches a client
+   * that is behind.
+   */
+  key?: string;
+}
+
 export interface Published extends Partial<Position> {
   topic: string;
 }
@@ -246,8 +255,12 @@ export interface Client extends Listening<ClientEvents> {
     options?: SubscribeOptions,
   ): Subscription<Data>;
 
-  /** Publishes, where the server lets clients do that. Waits for a connection if there is none. */
-  publish(topic: string, data: unknown): Promise<Published>;
+  /**
+   * Publishes, where the server lets clients do that. Waits for a connection if there is none.
+   *
+   * Rejects with a TypeError where the key is none or the data no JSON: nothing is sent then.
+   */
+  publish(topic: string, data: unknown, options?: PublishOptions): Promise<Published>;
 
   /** Reads the history of a topic, oldest first; the oldest messages unless `since` is given. */
   history<Data = unknown>(topic: string, options?: HistoryOptions): Promise<History<Data>>;

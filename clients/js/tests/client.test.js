@@ -400,6 +400,30 @@ describe("commands", () => {
     assert.deepEqual(answers.map(({ offset, count }) => offset ?? count), [4, 4, 0]);
   });
 
+  it("publish under a conflation key, where one is given", async () => {
+    const { client, socket } = await connected();
+    const keys = ["ACME", "!", "~".repeat(128), undefined];
+    const asked = keys.map((key) => client.publish("a", 1, { key }));
+    asked.push(client.publish("a", 1, {}), client.publish("a", 1, undefined));
+    assert.deepEqual(socket().said.map(({ key }) => key), [...keys, undefined, undefined]);
+    for (const { id } of socket().said) socket().says("published", { id, topic: "a" });
+    await Promise.all(asked);
+    socket().said.length = 0;
+    for (const key of ["", "a b", "ä", "a\n", "x".repeat(129)]) {
+      await assert.rejects(client.publish("a", 1, { key }), { name: "TypeError", message: `not a key: ${key}` });
+    }
+    assert.deepEqual(socket().said, []);
+  });
+
+  it("have ids that no option of a program can take the place of", async () => {
+    const { client, socket } = await connected();
+    const asked = client.history("a", { id: "mine", op: "publish", topic: "b" });
+    const { id, ...said } = socket().said[0];
+    assert.deepEqual(said, { op: "history", topic: "a" });
+    socket().says("history", { id, topic: "a", epoch: "e", offset: 4, messages: [] });
+    assert.equal((await asked).offset, 4);
+  });
+
   it("that cannot be JSON are errors of the caller, and of nobody else", async () => {
     const { client, socket } = await connected();
     const circle = {};
@@ -414,6 +438,30 @@ describe("commands", () => {
   it("without an answer fail in time", async () => {
     const { client } = await connected({ timeout: 20 });
     await assert.rejects(client.publish("a", 1), { name: "ClarionError", code: "timeout" });
+  });
+});
+
+describe("options that are undefined", () => {
+  it("are as if they were not given", async () => {
+    const none = { backoff: undefined, timeout: undefined, buffer: undefined, random: undefined, token: undefined };
+    const { client, socket } = await connected({ ...none, sse: undefined });
+    const kept = client.subscribe("a", { buffer: undefined, since: undefined, last: undefined });
+    await settled();
+    socket().subscribes(0);
+    for (let offset = 1; offset <= 1001; offset++) socket().message("a", offset);
+    const items = [];
+    for await (const item of kept) {
+      items.push(item.op);
+      if (items.length === 2) break;
+    }
+    assert.deepEqual(items, ["lost", "message"], "a buffer of a thousand");
+    const states = [];
+    client.addEventListener("state", ({ detail }) => states.push(detail));
+    const asked = client.publish("a", 1);
+    socket().ends();
+    await assert.rejects(asked, { code: "disconnected" });
+    assert.equal(states[0].state, "waiting");
+    assert.ok(states[0].pause >= 0 && states[0].pause <= 1000);
   });
 });
 

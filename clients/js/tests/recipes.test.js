@@ -76,6 +76,17 @@ it("all members, all of the past: page by page, to the end", async () => {
   client.close();
 });
 
+it("prices: each is published under its symbol", async () => {
+  const { client, socket } = await connected();
+  const { quote } = await recipe("function quote", {});
+  const published = quote(client, "ACME", 17.25);
+  const { id, ...said } = socket.said.pop();
+  assert.deepEqual(said, { op: "publish", topic: "prices:all", data: { symbol: "ACME", bid: 17.25 }, key: "ACME" });
+  socket.says("published", { id, topic: "prices:all" });
+  await published;
+  client.close();
+});
+
 it("the state and its changes: nothing falls in between", async () => {
   const { client, socket } = await connected();
   const shown = [];

@@ -134,7 +134,8 @@ export class Talk {
   /** Sends a command; the outcome is in `answer` of what is returned. */
   asks(command) {
     const asked = { answer: undefined };
-    this.does("request", command, (answer) => (asked.answer = answer));
+    const settle = (answer) => (asked.answer = answer);
+    this.does("request", command, settle, settle);
     return asked;
   }
 

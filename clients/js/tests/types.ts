@@ -76,6 +76,9 @@ export async function ask(items: Item[]): Promise<void> {
   await client.history("orders:42", { since: { epoch: page.epoch, offset: page.messages.at(-1)?.offset ?? 0 } });
   const { count, members } = await client.presence("chat:1", { limit: 10, after: "" });
   console.log(offset, epoch, count, members[0]?.user, items.length, client.state === "connected");
+  await client.publish("prices", { bid: 17.25 }, { key: "ACME" });
+  // @ts-expect-error: a key is text
+  await client.publish("prices", { bid: 17.25 }, { key: 7 });
   try {
     await client.publish("chat:1", null);
   } catch (error) {
