@@ -263,6 +263,14 @@ async def test_publish_hands_over_data_as_it_was_written(capsys: Capture) -> Non
     assert capsys.readouterr().out == "news  offset 7  epoch x8Qz\n"
 
 
+async def test_publish_says_what_a_message_is_the_news_of() -> None:
+    async with api_server((200, {"topic": "prices"})) as api:
+        argv = ("publish", "prices", "17.25", "--conflation-key", "ACME", "--api", api.url)
+        assert await in_thread(*argv) == 0
+    assert api.requests[0][2]["key"] == "ACME"
+    assert "Authorization" not in api.requests[0][1], "--key is the API's"
+
+
 async def test_publish_without_history_has_no_offset_to_show(capsys: Capture) -> None:
     async with api_server((200, {"topic": "news"})) as api:
         assert await in_thread("publish", "--text", "news", "hello", "--api", api.url) == 0
@@ -291,6 +299,8 @@ async def test_publish_says_that_an_idempotency_key_was_known(capsys: Capture) -
         (["news", "1", "--api", "localhost:8001"], "is no address"),
         (["news", "1", "--key", "a b"], "visible ASCII"),
         (["news", "1", "--id", "x" * 129], "an idempotency key has 1 to 128 characters"),
+        (["news", "1", "--conflation-key", "a b"], "'a b' is no conflation key: 1-128 characters"),
+        (["news", "1", "--conflation-key", ""], "'' is no conflation key"),
     ],
 )
 def test_publish_refuses_what_cannot_be_published(
@@ -333,16 +343,17 @@ async def test_publish_sends_lines_of_standard_input_as_batches() -> None:
     first = {"results": [{"topic": "t", "offset": n, "epoch": "e"} for n in (1, 2)]}
     last = {"topic": "t", "offset": 3, "epoch": "e"}
     async with api_server((200, first), (200, last)) as api:
-        process = command("publish", "t", "-", "--id", "run", "--api", api.url)
+        options = ("--id", "run", "--conflation-key", "k", "--api", api.url)
+        process = command("publish", "t", "-", *options)
         out, error = await asyncio.to_thread(process.communicate, b'1\n\n{"a":2}\r\n"3"', 20)
     assert (process.returncode, error) == (0, b"")
     assert [path for path, _, _ in api.requests] == ["/v1/publish/batch", "/v1/publish"]
     assert api.requests[0][2]["messages"] == [
-        {"topic": "t", "data": 1, "id": "run-1"},
-        {"topic": "t", "data": {"a": 2}, "id": "run-3"},
+        {"topic": "t", "data": 1, "id": "run-1", "key": "k"},
+        {"topic": "t", "data": {"a": 2}, "id": "run-3", "key": "k"},
     ]
     # A last line without an end is known to be one only when the input ends.
-    assert api.requests[1][2] == {"topic": "t", "data": "3", "id": "run-4"}
+    assert api.requests[1][2] == {"topic": "t", "data": "3", "id": "run-4", "key": "k"}
     assert [line.split()[2] for line in out.decode().splitlines()] == ["1", "2", "3"]
 
 

@@ -60,8 +60,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="idempotency key: the same one again does not publish twice; with -, the number of"
         " the line is added",
     )
+    parser.add_argument(
+        "--conflation-key",
+        metavar="KEY",
+        help="what the message is the news of, such as the name of a share: where the policy of its"
+        " namespace is `latest`, clients that are behind get the newest of each",
+    )
     parser.epilog = (
         '  clarion publish news \'{"text":"hello"}\'\n'
+        "  clarion publish prices:all '[\"ACME\",17.25]' --conflation-key ACME\n"
         "  clarion publish --text news hello\n"
         "  tail -f access.log | clarion publish --text log -"
     )
@@ -75,7 +82,7 @@ def add_api(parser: argparse.ArgumentParser) -> None:
     )
     key = environ.get(KEY_VARIABLE, "")
     parser.add_argument(
-        "--key", default=key, metavar="KEY", help=f"its key; better in {KEY_VARIABLE}"
+        "--key", default=key, metavar="KEY", help=f"its API key; better in {KEY_VARIABLE}"
     )
 
 
@@ -85,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
     if options.data != "-":
         data = _json(options.data, options.text, "DATA")
         with _publisher(options, 0) as publisher:
-            [result] = _published(publisher, [Draft(options.topic, data, options.id or None)])
+            [result] = _published(publisher, [_draft(options, data, options.id or None)])
         if isinstance(result, PublishError):
             raise _failure(result, options.api)
         return _report([result])
@@ -112,6 +119,10 @@ def _publisher(options: argparse.Namespace, give_up_s: float) -> Publisher:
         return Publisher(options.api, key=key, timeout_s=REQUEST_S, give_up_s=give_up_s)
     except ValueError as error:
         raise Failure(str(error), status=2) from None
+
+
+def _draft(options: argparse.Namespace, data: Json, id: str | None) -> Draft:
+    return Draft(options.topic, data, id, options.conflation_key)
 
 
 def _published(publisher: Publisher, batch: Sequence[Draft]) -> Sequence[Result]:
@@ -173,8 +184,8 @@ def _batches(options: argparse.Namespace) -> Iterator[list[Draft]]:
             except Failure:
                 yield batch  # what stands before the mistake is published all the same
                 raise
-            key = f"{options.id}-{number}" if options.id else None
-            batch.append(Draft(options.topic, data, key))
+            id = f"{options.id}-{number}" if options.id else None
+            batch.append(_draft(options, data, id))
             if len(batch) == BATCH:
                 yield batch
                 batch = []
