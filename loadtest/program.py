@@ -23,6 +23,9 @@ START_S = 20.0
 STOP_S = 10.0
 """How long a program may take to stop before it is killed: two close timeouts of Clarion's."""
 
+SYNCED = ("--appendonly", "yes", "--appendfsync", "always")
+"""A Redis that has each write on disk before it answers."""
+
 WORDS = 2000
 """Of what it wrote last, how many letters are shown when something went wrong."""
 
@@ -102,18 +105,29 @@ class Program:
 
 
 class Redis(Program):
-    """A Redis without data on disk, ready when the constructor returns.
+    """A Redis of its own, ready when the constructor returns.
 
     program: `redis-server`, or one that does the same.
+    synced: it keeps every write on disk before it answers; else it has nothing there.
     """
 
-    def __init__(self, program: str, *cores: int) -> None:
+    def __init__(self, program: str, *cores: int, synced: bool = False) -> None:
         super().__init__(program)
         self.cores = cores
         [self.port] = free_ports(1)
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
-        self.start([program, *options, "--dir", str(self.folder)])
+        self._argv = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        self._argv += ["--dir", str(self.folder), *(SYNCED if synced else ())]
+        self.serve()
+
+    def serve(self) -> None:
+        """Starts it, with the data that a killed one has left on disk."""
+        self.start(self._argv)
         self.wait_until(lambda: listens(self.port))
+
+    def kill(self) -> None:
+        """Ends it in the middle of whatever it does."""
+        self.process.kill()
+        self.process.wait()
 
     @property
     def url(self) -> str:
