@@ -21,7 +21,7 @@ STREAM = (node.CLIENT / "clarion-sse.js").read_text(encoding="utf-8")
 def test_its_own_tests_pass(program: str) -> None:
     files = sorted((node.CLIENT / "tests").glob("*.test.js"))
     command = [program, "--test", *map(str, files)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=12 * DEADLINE)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=4 * DEADLINE)
     assert done.returncode == 0, done.stdout
     assert int(re.findall(r"^(?:#|ℹ) pass (\d+)$", done.stdout, re.MULTILINE)[0]) > 200
 
@@ -29,7 +29,7 @@ def test_its_own_tests_pass(program: str) -> None:
 def test_the_types_are_those_of_the_implementation_and_serve_a_program() -> None:
     compiler = node.packages() / "typescript" / "lib" / "tsc.js"
     command = (node.NODE, compiler, "-p", node.CLIENT)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=6 * DEADLINE)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * DEADLINE)
     assert done.returncode == 0, done.stdout
 
 

@@ -334,7 +334,9 @@ async def test_a_node_without_slots_is_no_shard_any_more() -> None:
         left, to = cluster.primaries[0], cluster.primaries[1]
         identity = await to.command("CLUSTER", "MYID")
         mine = range(SLOTS // 3)
-        for node in (to, left, cluster.primaries[2]):
+        # First where they leave: who hears from another that its last slot is gone becomes a
+        # replica, and takes no such commands.
+        for node in (left, to, cluster.primaries[2]):
             await setslots(node, mine, identity)
         left_over = set(names(cluster.primaries[1:]))
         await until(lambda: {shard.name for shard in made.all()} == left_over)

@@ -24,7 +24,7 @@ from clarion_fanout.redis_wire import pack
 from clarion_fanout.tasks import Tasks
 from support.feeds import Roomy
 from support.redis_servers import RedisServer, eventually
-from support.waiting import until
+from support.waiting import DEADLINE, until
 
 Prepare: TypeAlias = Callable[[Callable[[], object]], Preparer]
 
@@ -182,7 +182,7 @@ async def kept(worker: Worker, topic: str) -> list[object]:
     return [msgspec.json.decode(each.data) for each in page.publications]
 
 
-async def emptied(server: RedisServer, seconds: float = 10.0) -> None:
+async def emptied(server: RedisServer, seconds: float = DEADLINE) -> None:
     """Returns when nothing is left in the inbox of a server, given out or not."""
 
     async def empty() -> bool:

@@ -6,7 +6,6 @@ from types import TracebackType
 from typing import Self
 
 from support.redis_servers import RedisServer, eventually
-from support.waiting import DEADLINE
 
 SERVICE = "clarion"
 
@@ -71,7 +70,7 @@ class RedisSentinel:
         async def is_there() -> bool:
             return await self.primary() is not before
 
-        await eventually(is_there, 3 * DEADLINE)  # a failover that failed is tried again later
+        await eventually(is_there)  # a failover that failed is tried again later
         return await self.primary()
 
     def end(self) -> None:
