@@ -486,7 +486,7 @@ async def test_the_inboxs_own_shard_may_be_killed_and_come_back() -> None:
 
 async def test_what_waits_is_bounded_and_the_rest_stays_in_redis() -> None:
     (server,) = await shared_servers(1)
-    count = 100_000
+    count = 3 * LETTERS
     async with (
         RedisServer(appendonly=True) as mortal,
         worker(
