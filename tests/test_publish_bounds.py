@@ -127,7 +127,7 @@ async def test_refusals_are_counted_by_the_keys_place_and_never_its_text() -> No
         assert OTHER_KEY not in repr(found)
 
 
-async def test_a_shard_that_hangs_holds_its_bounds_and_others_are_published_to() -> None:
+async def test_a_shard_that_hangs_harms_only_what_is_published_to_it() -> None:
     async with RedisServer() as well, RedisServer() as hung:
         broker = RedisBroker(
             shards_of(
@@ -143,8 +143,8 @@ async def test_a_shard_that_hangs_holds_its_bounds_and_others_are_published_to()
         config = Config(api_keys=(KEY, OTHER_KEY), limits=Limits(publish_requests=20))
         async with serving(config, broker) as api:
             await until(lambda: all(shard.available for shard in broker.shards.all()))
-            reachable, away = (
-                next(t for t in map(str, range(99)) if broker.shards.of(t) is shard)
+            (reachable, another), (away, _) = (
+                [t for t in map(str, range(99)) if broker.shards.of(t) is shard][:2]
                 for shard in broker.shards.all()
             )
             hung.stop()
@@ -154,16 +154,26 @@ async def test_a_shard_that_hangs_holds_its_bounds_and_others_are_published_to()
                         group.create_task(api.post("/v1/publish", {"topic": away, "data": n}))
                         for n in range(30)
                     ]
-                    await until(lambda: sum(each.done() for each in requests) == 20)
-                    assert api.publishing.quotas.api.load.requests == 10
+                    # Half of what the key may have in flight, of which 15 more have come.
+                    await until(lambda: sum(each.done() for each in requests) == 25)
+                    assert api.publishing.quotas.api.load.requests == 5
                     for number in range(20):
                         message = {"topic": reachable, "data": number}
-                        answer = await api.post("/v1/publish", message, key=OTHER_KEY)
+                        answer = await api.post("/v1/publish", message)
                         assert answer.json["offset"] == number + 1
+                        batch = [{"topic": away, "data": number}, {**message, "topic": another}]
+                        answer = await api.post("/v1/publish/batch", {"messages": batch})
+                        refused, published = answer.json["results"]
+                        assert refused["error"]["code"] == "too_many"
+                        assert refused["error"]["retry_ms"] == RETRY_MS
+                        assert published["offset"] == number + 1
+                    assert sum(each.done() for each in requests) == 25  # it hangs all the time
             finally:
                 hung.go_on()
             statuses = [request.result().status for request in requests]
-            assert (statuses.count(429), statuses.count(503)) == (20, 10)
+            assert (statuses.count(429), statuses.count(503)) == (25, 5)
+            await in_flight(api, 0)
+            assert api.publishing.quotas.api.shards == {}
 
 
 # Clients

@@ -31,12 +31,18 @@ class Broker(Roomy, MemoryBroker):
         self.published: list[tuple[str, str]] = []
         self.open = asyncio.Event()
         self.open.set()
+        self.hung = ""
+        """The shard that waits, named by the ends of its topics; or all of one."""
         self.failing = False
         self.asked: list[str] = []
 
+    def shard(self, topic: str) -> str:
+        return topic.partition(":")[2] if self.hung else ""
+
     async def publish(self, drafts: Sequence[Draft]) -> Sequence[Receipt | BrokerUnavailable]:
         self.asked += [draft.data.decode() for draft in drafts]
-        await self.open.wait()
+        if self.hung in {self.shard(draft.topic) for draft in drafts}:
+            await self.open.wait()
         if self.failing:
             return [BrokerUnavailable("no shard")] * len(drafts)
         return await super().publish(drafts)
@@ -139,6 +145,24 @@ async def test_the_next_of_a_topic_waits_until_the_broker_has_answered() -> None
         assert [offset(await each) for each in (second, third)] == [1, 2]
         assert at.broker.asked == ["1", "3", "2", "4"]
         assert isinstance(await other, Declined)
+
+
+async def test_a_shard_that_hangs_holds_up_its_own_topics_and_half_of_a_namespace() -> None:
+    async with stand(Queue(drafts=4)) as at, asyncio.TaskGroup() as group:
+        at.broker.hung = "1"
+        at.broker.open.clear()
+        drafts = [Draft("c:1", b"echo 1"), Draft("c:2", b"echo 2")]
+        begun = await at.publishing.begin(drafts, "api")
+        await until(lambda: begun.waiting == 1)
+        (behind,) = await started(group, at, "c:1 echo 3")
+        full = await at.publish("c:1", "echo 4")
+        assert isinstance(full, Declined)
+        assert full.code == Code.UNAVAILABLE
+        assert offset(await at.publish("c:2", "echo 5")) == 2
+        at.broker.open.set()
+        assert offset(await behind) == 2
+        assert [at.broker.of(topic) for topic in ("c:1", "c:2")] == [["1", "3"], ["2", "5"]]
+        assert at.publishing.held("c") == 0
 
 
 async def test_drafts_of_a_batch_to_different_topics_do_not_wait_for_each_other(

@@ -76,6 +76,44 @@ def test_a_denial_says_what_there_is_too_much_of() -> None:
     )
 
 
+def waiting(quota: Quota, who: str, shard: str) -> Grant | Denied:
+    """A request that waits for a shard, or why it may not."""
+    grant = entered(quota, who, 10)
+    denied = grant.at(shard)
+    if denied is None:
+        return grant
+    with grant:
+        return denied
+
+
+def test_one_shard_takes_half_of_what_a_publisher_may_have_and_the_rest_is_for_others() -> None:
+    quota = Quota(WORKER, SHARE)
+    stuck = [waiting(quota, "a", "hung") for _ in range(2)]
+    assert all(isinstance(one, Grant) for one in stuck)
+    assert waiting(quota, "a", "hung") == Denied("share", "requests", 2, shard=True)
+    assert "to one shard" in Denied("share", "requests", 2, shard=True).text
+    well = waiting(quota, "a", "well")
+    assert isinstance(well, Grant)
+    assert isinstance(waiting(quota, "b", "hung"), Grant)
+    assert waiting(quota, "c", "hung") == Denied("worker", "requests", 3, shard=True)
+    assert quota.refused == {("a", "share", "requests"): 1, ("c", "worker", "requests"): 1}
+
+
+def test_a_request_counts_for_each_of_its_shards_once_and_with_all_that_it_has() -> None:
+    quota = Quota(WORKER, SHARE)
+    entered(quota, "a")
+    with entered(quota, "a", 60) as grant:
+        assert grant.add(3) is None
+        for shard in ("one", "other", "one"):
+            assert grant.at(shard) is None
+        loads = [quota.shards[shard].load for shard in ("one", "other")]
+        assert [(load.requests, load.messages, load.bytes) for load in loads] == [(1, 3, 60)] * 2
+        with entered(quota, "a", 50) as too_much:
+            assert too_much.at("one") == Denied("share", "bytes", 100, shard=True)
+    assert quota.shards == {}
+    assert quota.load.requests == 1
+
+
 def test_backends_and_clients_cannot_lock_each_other_out() -> None:
     quotas = Quotas(Limits(publish_requests=4, publish_share=0.5, publish_user=3))
     for _ in range(2):

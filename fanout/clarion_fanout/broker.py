@@ -134,6 +134,11 @@ class Broker(Protocol):
         """Publishes each draft and says of each, in the same order, what became of it."""
         ...
 
+    def shard(self, topic: str) -> str:
+        """What a publication for the topic waits for: if that hangs, those for others go on. ""
+        if there is but one such thing."""
+        ...
+
     def peek(self, topic: str, want: Want) -> Page | None:
         """Answers at once, or returns None when that takes a question to a shard."""
         ...

@@ -122,6 +122,9 @@ class MemoryBroker:
         feed.dispatch(publication)
         return receipt
 
+    def shard(self, topic: str) -> str:
+        return ""
+
     def peek(self, topic: str, want: Want) -> Page | None:
         options = self._history(topic)
         if options is None:

@@ -265,6 +265,14 @@ class RedisBroker:
             with contextlib.suppress(BrokerUnavailable):  # what is sent next will say so
                 await shard.renew_reign()
 
+    def shard(self, topic: str) -> str:
+        if len(self.shards.all()) <= 1:
+            return ""
+        try:
+            return self.shards.of(topic).name
+        except BrokerUnavailable:
+            return "nowhere"  # nobody has the topic now
+
     # Reading
 
     def peek(self, topic: str, want: Want) -> Page | None:

@@ -30,7 +30,7 @@ from clarion_server.pipeline.lanes import Lanes, Place
 from clarion_server.pipeline.pool import Busy
 from clarion_server.pipeline.preparation import Preparation
 from clarion_server.pipeline.step import Failed, Refused
-from clarion_server.quota import Quotas
+from clarion_server.quota import Grant, Quotas
 
 log = logging.getLogger(__name__)
 
@@ -60,21 +60,29 @@ Outcome: TypeAlias = Receipt | Declined
 
 class Queue(NamedTuple):
     """How much of one namespace may be on its way through its steps: drafts, and bytes of their
-    data before the steps."""
+    data before the steps. Of what is for one shard of several, half: it may hang."""
 
     drafts: int = 1000
     data_bytes: int = 32 * 1024 * 1024
 
 
+_Holder: TypeAlias = tuple[str, str]
+"""A namespace, and the part of it that is for one shard; "" for all of it."""
+
+
 class _Entry:
     """A draft in its lane."""
 
-    __slots__ = ("draft", "future", "name", "size", "source")
+    __slots__ = ("draft", "future", "holders", "size", "source")
 
     def __init__(
-        self, name: str, draft: Draft, source: Source, future: asyncio.Future[Outcome]
+        self,
+        holders: Sequence[_Holder],
+        draft: Draft,
+        source: Source,
+        future: asyncio.Future[Outcome],
     ) -> None:
-        self.name = name
+        self.holders = holders
         self.draft = draft
         self.size = len(draft.data)
         self.source: Source = source
@@ -128,8 +136,8 @@ class Publishing:
         self._preparation = preparation
         self._queue = queue
         self._lanes: Lanes[_Entry] = Lanes()
-        self._held: Counter[str] = Counter()
-        self._held_bytes: defaultdict[str, int] = defaultdict(int)
+        self._held: Counter[_Holder] = Counter()
+        self._held_bytes: Counter[_Holder] = Counter()
         self._tasks = Tasks()
         self._sending_soon = False
         self._closed = False
@@ -138,7 +146,7 @@ class Publishing:
 
     def held(self, name: str) -> int:
         """Drafts of a namespace that are on their way through its steps, or wait behind others."""
-        return self._held[name]
+        return self._held[name, ""]
 
     def has_steps(self, topic: str) -> bool:
         """Whether drafts for the topic go through steps, which check what is large."""
@@ -150,25 +158,35 @@ class Publishing:
             return self._data_bytes
         return self._preparation.most_bytes(topic)
 
-    async def publish(self, drafts: Sequence[Draft], source: Source) -> Sequence[Outcome]:
-        """Publishes each draft and says of each, in the same order, what became of it."""
-        if self._preparation is None:
-            return await self._publish(drafts, source)
-        return await (await self.begin(drafts, source)).ended()
+    async def publish(
+        self, drafts: Sequence[Draft], source: Source, grant: Grant | None = None
+    ) -> Sequence[Outcome]:
+        """Publishes each draft and says of each, in the same order, what became of it.
 
-    async def begin(self, drafts: Sequence[Draft], source: Source) -> Begun:
+        grant: of the request that they came with, which waits for their shards.
+        """
+        return await (await self.begin(drafts, source, grant)).ended()
+
+    async def begin(
+        self, drafts: Sequence[Draft], source: Source, grant: Grant | None = None
+    ) -> Begun:
         """Publishes those that need no steps, and begins with the others."""
-        if self._preparation is None:
+        full = self._full_shards(drafts, grant) if grant is not None else None
+        preparation = self._preparation
+        if preparation is None and not full:
             return Begun([*await self._publish(drafts, source)], [])
         outcomes: list[Outcome | None] = [None] * len(drafts)
         plain: list[int] = []
         entries: list[tuple[int, asyncio.Future[Outcome]]] = []
         for place, draft in enumerate(drafts):
-            name = self._preparation.namespace(draft.topic)
-            if name is None:
+            if full and (shard := self._broker.shard(draft.topic)) in full:
+                outcomes[place] = full[shard]
+                continue
+            name = None if preparation is None else preparation.namespace(draft.topic)
+            if preparation is None or name is None:
                 plain.append(place)
                 continue
-            accepted = self._accept(self._preparation, name, draft, source)
+            accepted = self._accept(preparation, name, draft, source)
             if isinstance(accepted, Declined):
                 outcomes[place] = accepted
             else:
@@ -180,6 +198,19 @@ class Publishing:
             for place, outcome in zip(plain, answers, strict=True):
                 outcomes[place] = outcome
         return Begun(outcomes, entries)
+
+    def _full_shards(self, drafts: Sequence[Draft], grant: Grant) -> dict[str, Declined]:
+        """Those of the drafts' shards that have as much on its way to them as they may."""
+        shard = self._broker.shard
+        if not drafts or not shard(drafts[0].topic):
+            return {}
+        full: dict[str, Declined] = {}
+        for name in {shard(draft.topic) for draft in drafts}:
+            denied = grant.at(name)
+            if denied is not None:
+                code = Code.TOO_MANY if denied.scope == "share" else Code.UNAVAILABLE
+                full[name] = Declined(code, denied.text, RETRY_MS)
+        return full
 
     async def _publish(self, drafts: Sequence[Draft], source: Source) -> list[Outcome]:
         outcomes = [
@@ -219,9 +250,14 @@ class Publishing:
             return _ENDING
         most, most_bytes = self._queue
         size = len(draft.data)
-        if self._held[name] >= most or self._held_bytes[name] + size > max(most_bytes, size):
-            text = f"{self._held[name]} publications of the namespace are on their way already"
-            return Declined(Code.UNAVAILABLE, text, RETRY_MS)
+        holders = [(name, "")]
+        if shard := self._broker.shard(draft.topic):
+            holders.append((name, shard))
+        for part, holder in enumerate(holders, 1):
+            held, held_bytes = self._held[holder], self._held_bytes[holder]
+            if held >= max(1, most // part) or held_bytes + size > max(most_bytes // part, size):
+                text = f"{held} publications of the namespace are on their way already"
+                return Declined(Code.UNAVAILABLE, text, RETRY_MS)
         job: asyncio.Future[bytes] | None = None
         try:
             data = preparation.now(name, draft.data)
@@ -230,9 +266,10 @@ class Publishing:
         except (Refused, Busy) as error:
             return declined(error)
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        entry = _Entry(name, draft, source, future)
-        self._held[name] += 1
-        self._held_bytes[name] += size
+        entry = _Entry(holders, draft, source, future)
+        for holder in holders:
+            self._held[holder] += 1
+            self._held_bytes[holder] += size
         place = self._lanes.join(draft.topic, entry, ready=job is None)
         if job is not None:
             job.add_done_callback(partial(self._prepared, place))
@@ -265,7 +302,12 @@ class Publishing:
         if self._over:
             return
         while batch := self._lanes.take(BATCH):
-            self._tasks.start(self._leave(batch), "publishing behind steps")
+            # Lanes of one shard leave together, and do not wait for another that hangs.
+            shards: defaultdict[str, list[Place[_Entry]]] = defaultdict(list)
+            for place in batch:
+                shards[self._broker.shard(place.lane)].append(place)
+            for part in shards.values():
+                self._tasks.start(self._leave(part), "publishing behind steps")
         if not len(self._lanes):
             self._empty.set()
 
@@ -291,8 +333,11 @@ class Publishing:
             self._send_soon()
 
     def _tell(self, entry: _Entry, outcome: Outcome) -> None:
-        self._held[entry.name] -= 1
-        self._held_bytes[entry.name] -= entry.size
+        for holder in entry.holders:
+            self._held[holder] -= 1
+            self._held_bytes[holder] -= entry.size
+            if not self._held[holder]:
+                del self._held[holder], self._held_bytes[holder]
         if not entry.future.done():  # its publisher may have gone
             entry.future.set_result(outcome)
 

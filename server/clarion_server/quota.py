@@ -8,10 +8,15 @@ to come again.
     arrives     enter     what it announces counts at once, before it is read
     is read     resize    what has come counts, where nothing was announced
     is decoded  add       its messages count
+    has to wait at        all of it counts once more for each shard that it waits for
     answered    `with`    all of it is given back
 
 A publisher's *share* keeps one from taking all that there is. Backends have the worker's bounds for
 themselves, and so do clients, of whom there are many: neither can lock out the other.
+
+What waits for one shard of several may be half of each bound. So a shard that hangs costs nobody
+more than that half: what is for the others goes on. A request counts for a shard with all that it
+has, as all of that waits when one of its messages does.
 
 A request that is alone is within every bound: else what is refused once would be refused for ever.
 """
@@ -40,20 +45,25 @@ class Bounds(NamedTuple):
     messages: int
     bytes: int
 
+    def half(self) -> Bounds:
+        return Bounds(*(max(1, bound // 2) for bound in self))
+
 
 class Denied(NamedTuple):
-    """Why something is refused, and the bound that was met."""
+    """Why something is refused, and the bound that was met. shard: it is that of one shard."""
 
     scope: Scope
     kind: Kind
     most: int
+    shard: bool = False
 
     @property
     def text(self) -> str:
         """For the publisher."""
         whose = "you have" if self.scope == "share" else "this worker has"
         what = "bytes of requests" if self.kind == "bytes" else self.kind
-        return f"{whose} {self.most} {what} in flight, which is the most"
+        where = " to one shard" if self.shard else ""
+        return f"{whose} {self.most} {what} in flight{where}, which is the most"
 
 
 class Load:
@@ -96,6 +106,8 @@ class Quota:
         """Of all together."""
         self.refused: Counter[tuple[str, Scope, Kind]] = Counter()
         """What was refused, by the name that the publisher is counted under."""
+        self.shards: dict[str, Quota] = {}
+        """Of those that something waits for."""
 
     def __len__(self) -> int:
         """How many publishers with a share have something in flight."""
@@ -110,6 +122,14 @@ class Quota:
         """
         grant = Grant(self, who, label)
         return grant.take(Load(1, messages, size)) or grant
+
+    def shard(self, name: str) -> Quota:
+        """What is for one shard."""
+        quota = self.shards.get(name)
+        if quota is None:
+            quota = self.shards[name] = Quota(self._worker.half(), self._share.half())
+            quota.refused = self.refused
+        return quota
 
     def take(self, who: str | None, part: Load) -> Denied | None:
         """Counts a part of a request, unless it is too much."""
@@ -139,13 +159,14 @@ class Quota:
 class Grant:
     """A request that was let in; it leaves at the end of a `with`."""
 
-    __slots__ = ("_label", "_part", "_quota", "_who")
+    __slots__ = ("_label", "_part", "_quota", "_shards", "_who")
 
     def __init__(self, quota: Quota, who: str | None, label: str) -> None:
         self._quota = quota
         self._who = who
         self._label = label
         self._part = Load()
+        self._shards: dict[str, Grant] | None = None
 
     def take(self, part: Load) -> Denied | None:
         denied = self._quota.take(self._who, part)
@@ -165,12 +186,33 @@ class Grant:
         """It has so many messages more."""
         return self.take(Load(0, messages, 0))
 
+    def at(self, shard: str) -> Denied | None:
+        """It will wait for a shard, with all that is known of it by now."""
+        if self._shards is None:
+            self._shards = {}
+        if shard in self._shards:
+            return None
+        part = self._part
+        entered = self._quota.shard(shard).enter(
+            self._who, part.bytes, self._label, messages=part.messages
+        )
+        if isinstance(entered, Denied):
+            return entered._replace(shard=True)
+        self._shards[shard] = entered
+        return None
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._quota.give(self._who, self._part)
         self._part = Load()
+        for shard, grant in (self._shards or {}).items():
+            with grant:
+                pass
+            if not self._quota.shards[shard].load.requests:
+                del self._quota.shards[shard]
+        self._shards = None
 
 
 class Quotas:

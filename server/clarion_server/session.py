@@ -521,7 +521,7 @@ class Session:
 
     async def _publish(self, draft: Draft, id: Id | UnsetType, grant: Grant) -> None:
         with grant:
-            (outcome,) = await self._edge.publishing.publish((draft,), "client")
+            (outcome,) = await self._edge.publishing.publish((draft,), "client", grant)
         if self.over:
             return
         if isinstance(outcome, Declined):

@@ -142,6 +142,9 @@ class SlowBroker:
         await self.answered.wait()
         return receipts
 
+    def shard(self, topic: str) -> str:
+        return self.inner.shard(topic)
+
     def peek(self, topic: str, want: Want) -> Page | None:
         return None
 

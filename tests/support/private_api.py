@@ -123,6 +123,9 @@ class FailingBroker:
             return [self._error for _ in drafts]
         raise self._error
 
+    def shard(self, topic: str) -> str:
+        return ""
+
     def peek(self, topic: str, want: Want) -> Page | None:
         return None
 

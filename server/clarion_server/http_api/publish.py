@@ -153,7 +153,7 @@ class Publisher:
     async def one(self, request: web.Request) -> web.Response:
         with self._admit(request, messages=1) as grant:
             draft = self._draft(decode(_MESSAGE, await self._read(request, grant)))
-            (outcome,) = await self._publishing.publish((draft,), "api")
+            (outcome,) = await self._publishing.publish((draft,), "api", grant)
         if isinstance(outcome, Declined):
             return decline(outcome, draft.topic)
         return answer(_published(draft.topic, outcome))
@@ -170,7 +170,7 @@ class Publisher:
             broadcast = decode(_BROADCAST, await self._read(request, grant))
             self._bound(len(broadcast.topics), "topics")
             _allow(grant.add(len(broadcast.topics)))
-            return await self._broadcast(broadcast)
+            return await self._broadcast(broadcast, grant)
 
     def _admit(self, request: web.Request, messages: int = 0) -> Grant:
         """Lets a request in whose body is not read yet. Raises `Refusal`.
@@ -204,9 +204,9 @@ class Publisher:
         portions = (
             entries(messages[start : start + PORTION]) for start in range(0, len(messages), PORTION)
         )
-        return answer(Results(await self._publish(portions)))
+        return answer(Results(await self._publish(portions, grant)))
 
-    async def _broadcast(self, broadcast: Broadcast) -> web.Response:
+    async def _broadcast(self, broadcast: Broadcast, grant: Grant) -> web.Response:
         topics, id, key = broadcast.topics, broadcast.id, _key(broadcast.key)
         # Topics may differ in what they take, so the largest is checked here, and the size of each.
         most = max(map(self._publishing.most_bytes, topics), default=self._limits.data_bytes)
@@ -216,9 +216,9 @@ class Publisher:
             [self._addressed(topic, data, id, key) for topic in topics[start : start + PORTION]]
             for start in range(0, len(topics), PORTION)
         )
-        return answer(Results(await self._publish(portions)))
+        return answer(Results(await self._publish(portions, grant)))
 
-    async def _publish(self, portions: Iterable[Sequence[Entry]]) -> list[Outcome]:
+    async def _publish(self, portions: Iterable[Sequence[Entry]], grant: Grant) -> list[Outcome]:
         """Publishes portions, one after the other. A few of one that are on their way through
         their namespace's steps do not hold up the next."""
         begun: list[tuple[Sequence[Entry], Begun]] = []
@@ -226,7 +226,7 @@ class Publisher:
             if begun:
                 await asyncio.sleep(0)
             drafts = [entry for entry in entries if isinstance(entry, Draft)]
-            begun.append((entries, await self._publishing.begin(drafts, "api")))
+            begun.append((entries, await self._publishing.begin(drafts, "api", grant)))
             for _, each in begun:
                 if sum(one.waiting for _, one in begun) <= WAITING:
                     break
