@@ -36,7 +36,7 @@ class House:
         sock = self.exits.enter_context(self.sock.dup())
         door = Door(
             sock,
-            lambda new: taken.append(self.exits.enter_context(new)),
+            lambda fd: taken.append(self.exits.enter_context(socket.socket(fileno=fd))),
             count=lambda: len(taken),
             refused=lambda: None,
             share=self.seats[number].share(CLIENTS),
@@ -129,7 +129,7 @@ async def test_no_more_are_taken_than_leaves_descriptors_for_the_rest(house: Hou
     refused: list[None] = []
     door = Door(
         house.sock,
-        taken.append,
+        lambda fd: taken.append(socket.socket(fileno=fd)),
         count=lambda: len(taken),
         refused=lambda: refused.append(None),
         most=2,

@@ -10,11 +10,13 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import pytest
 
+from clarion_server.descriptors import MOST
 from clarion_server.door import ACCEPTS
-from clarion_server.sockets import EVENTS, Poller, SocketTransport
+from clarion_server.sockets import EVENTS, EXPELLED, Poller, SocketTransport
 
 pytestmark = pytest.mark.skipif(not hasattr(select, "epoll"), reason="there is no epoll here")
 
@@ -56,12 +58,14 @@ class Recorder(asyncio.Protocol):
 class Place:
     """A poller on a free port, and the protocols of those who came."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST) -> None:
         self.sock = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.sock.setblocking(False)
         self.protocols: list[Recorder] = []
         self.refused = 0
-        self.poller = Poller(asyncio.get_running_loop(), self.sock, self._make, self._refuse)
+        self.poller = Poller(
+            asyncio.get_running_loop(), self.sock, self._make, self._refuse, most=most
+        )
 
     def _make(self) -> Recorder:
         self.protocols.append(Recorder())
@@ -86,6 +90,10 @@ async def until(true: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
+def is_there(protocol: Recorder, end: bytes) -> bool:
+    return protocol.received.endswith(end)
+
+
 async def read(client: socket.socket, size: int = 1 << 20) -> bytes:
     async with asyncio.timeout(SECONDS):
         return await asyncio.get_running_loop().sock_recv(client, size)
@@ -99,8 +107,8 @@ async def read_all(client: socket.socket) -> bytes:
 
 
 @asynccontextmanager
-async def a_place() -> AsyncIterator[Place]:
-    place = Place()
+async def a_place(most: int = MOST) -> AsyncIterator[Place]:
+    place = Place(most)
     try:
         yield place
     finally:
@@ -176,6 +184,7 @@ async def test_a_reset_by_the_peer_is_an_error_also_while_nobody_reads() -> None
     async with a_place() as place:
         for reading in (True, False):
             client, protocol = await place.connect()
+            protocol.transport.set_protocol(protocol)  # of a newcomer it is seen when he is read
             if not reading:
                 protocol.transport.pause_reading()
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -267,9 +276,84 @@ async def test_work_is_done_in_turns() -> None:
             clients.append(client)
         for client in clients:
             client.send(b"x")
+        await until(lambda: all(protocol.received for protocol in place.protocols))
+        # Now all of them are in the lobby.
+        for client, protocol in zip(clients, place.protocols, strict=True):
+            protocol.received = b""
+            client.send(b"x")
         await until(lambda: any(protocol.received for protocol in place.protocols))
         assert sum(bool(protocol.received) for protocol in place.protocols) <= EVENTS
         await until(lambda: all(protocol.received for protocol in place.protocols))
+        for client in clients:
+            client.close()
+
+
+async def test_what_a_newcomer_sent_is_read_before_anybody_watches_it() -> None:
+    async with a_place() as place:
+        client = socket.create_connection(place.sock.getsockname(), timeout=SECONDS)
+        client.send(b"hello")
+        client.shutdown(socket.SHUT_WR)
+        await until(lambda: bool(place.protocols))
+        (protocol,) = place.protocols
+        await until(lambda: protocol.received == b"hello")
+        assert await protocol.lost is None
+        client.close()
+
+
+async def test_a_newcomer_that_waits_unread_is_read_when_it_is_read_again() -> None:
+    async with a_place() as place:
+        for watched in (False, True):
+            client, protocol = await place.connect()
+            if watched:
+                client.send(b"one, ")
+                await until(partial(is_there, protocol, b"one, "))
+            protocol.transport.pause_reading()
+            client.send(b"two")
+            for _ in range(5):
+                await asyncio.sleep(0)
+            assert not protocol.received.endswith(b"two")
+            protocol.transport.resume_reading()
+            await until(partial(is_there, protocol, b"two"))
+            protocol.transport.set_protocol(protocol)
+            client.send(b", three")
+            await until(partial(is_there, protocol, b", three"))
+            protocol.transport.pause_reading()
+            protocol.transport.resume_reading()
+            client.close()
+            assert await protocol.lost is None
+
+
+async def test_a_newcomer_that_has_gone_while_it_waited_is_met_when_it_is_read_again() -> None:
+    async with a_place() as place:
+        client, protocol = await place.connect()
+        protocol.transport.pause_reading()
+        client.close()
+        await asyncio.sleep(0)
+        assert not protocol.transport.is_closing()
+        protocol.transport.resume_reading()
+        assert protocol.transport.is_closing()
+        assert await protocol.lost is None
+
+
+async def test_when_it_is_full_who_is_longest_in_the_lobby_makes_room() -> None:
+    most = EXPELLED + 3
+    async with a_place(most) as place:
+        clients = []
+        for _ in range(most):
+            client, protocol = await place.connect()
+            clients.append(client)
+            client.send(b"x")  # it is in the lobby once that is read, and so behind the one before
+            await until(partial(is_there, protocol, b"x"))
+        first, waiting = place.protocols[:2]
+        first.transport.set_protocol(first)  # is let in
+        waiting.transport.pause_reading()  # has said what it wants
+        clients.append((await place.connect())[0])
+        assert place.refused == EXPELLED
+        gone = place.protocols[2 : EXPELLED + 2]
+        await until(lambda: all(there.lost.done() for there in gone))
+        staying = [first, waiting, *place.protocols[EXPELLED + 2 :]]
+        assert len(staying) == 4
+        assert not any(there.lost.done() for there in staying)
         for client in clients:
             client.close()
 

@@ -267,7 +267,9 @@ class Worker:
         assert server is not None
         door = Door(
             sock,
-            lambda new: self.tasks.start(_connect(server, new), "a backend's connection"),
+            lambda fd: self.tasks.start(
+                _connect(server, socket.socket(fileno=fd)), "a backend's connection"
+            ),
             count=lambda: len(server.connections),
             refused=lambda: None,
             share=self.seat.share(BACKENDS),

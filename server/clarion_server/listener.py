@@ -156,9 +156,7 @@ class Arrival(asyncio.Protocol):
         if self._done:
             return  # what follows a request that was refused is not read for its meaning
         if self._rest is not None:
-            self._rest += data
-            if len(self._rest) > self._edge.config.limits.head_bytes:
-                self._transport_or_fail().pause_reading()
+            self._rest += data  # a read's worth: it is its turn, and what came meanwhile is heard
             return
         if self._proxied is None:
             data = self._unwrapped(data)
@@ -242,16 +240,26 @@ class Arrival(asyncio.Protocol):
         elif head.startswith(_DEAR):
             self._head, self._rest = head, rest
             self._edge.porter.knock(self)
+            self._wait()
         else:
             self._received(head, rest)
 
+    def _wait(self) -> None:
+        """Reads nothing until it is its turn, if it is not: the kernel keeps what comes."""
+        if self._rest is not None:
+            self._transport_or_fail().pause_reading()
+
     def let_in(self) -> None:
         """It is its turn; the porter says so."""
+        transport = self._transport
+        assert transport is not None
+        # Who has given up while it waited is met here, before work is done for nobody.
+        transport.resume_reading()
+        if transport.is_closing():
+            return
         head, rest = bytes(self._head), self._rest
         assert rest is not None
         self._head, self._rest = b"", None
-        if rest:
-            self._transport_or_fail().resume_reading()
         self._received(head, rest)
 
     def turn_away(self, reason: str) -> None:
@@ -260,8 +268,6 @@ class Arrival(asyncio.Protocol):
         edge.counters.refusals[reason] += 1
         after = edge.retry_after()
         head = bytes(self._head)
-        self._head, self._rest = b"", None
-        self._transport_or_fail().resume_reading()
         if head.startswith(_WEBSOCKET):
             self._end("websocket", 503, _turned_away(reason, after))
             return
@@ -456,6 +462,7 @@ class Arrival(asyncio.Protocol):
             transport.write(answer)
             transport.write_eof()
             self._edge.wheel.move(self, self._edge.close_ticks)
+            transport.resume_reading()
 
 
 async def _refetch(edge: Edge) -> None:
