@@ -32,15 +32,14 @@ class Fixed:
         pass
 
 
-class ShardList(Fixed):
-    """Independent shards; topics are placed by `Placement`."""
+class Primaries:
+    """A shard at each of the locations. Which of them has a topic is for others to say."""
 
     sharded = False
 
     def __init__(
         self, locations: Sequence[Location], *, keys: Keys, worker: str, options: ShardOptions
     ) -> None:
-        self._placement = Placement([location.name for location in locations])
         self._shards = [
             shard_at(location, keys=keys, worker=worker, options=options) for location in locations
         ]
@@ -59,6 +58,16 @@ class ShardList(Fixed):
 
     def all(self) -> Sequence[Shard]:
         return self._shards
+
+
+class ShardList(Fixed, Primaries):
+    """Independent shards; topics are placed by `Placement`."""
+
+    def __init__(
+        self, locations: Sequence[Location], *, keys: Keys, worker: str, options: ShardOptions
+    ) -> None:
+        super().__init__(locations, keys=keys, worker=worker, options=options)
+        self._placement = Placement([location.name for location in locations])
 
     def of(self, topic: str) -> Shard:
         return self._shards[self._placement.place(topic)]

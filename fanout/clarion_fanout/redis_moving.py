@@ -19,7 +19,6 @@ one of the list that leads.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -29,12 +28,11 @@ from clarion_fanout.broker import BrokerUnavailable, HistoryOptions
 from clarion_fanout.placement import Placement
 from clarion_fanout.redis_address import Location
 from clarion_fanout.redis_keys import Keys
-from clarion_fanout.redis_list import shard_at
+from clarion_fanout.redis_list import Primaries
 from clarion_fanout.redis_scripts import ADOPT, SEAL
 from clarion_fanout.redis_sending import send_each
 from clarion_fanout.redis_shard import Shard, ShardOptions
 from clarion_fanout.redis_wire import Reply, pack
-from clarion_fanout.tasks import Tasks
 
 POSITION_SECONDS = 24 * 3600
 """How long a seal is kept where there was no stream, and a position after the last publication."""
@@ -47,14 +45,12 @@ MOVED = 100_000
 forgotten costs a question to its old shard."""
 
 
-class MovingShards:
+class MovingShards(Primaries):
     """See the module's text.
 
     leading: the list whose shards are asked first; `old` or `new`.
     history: the options of a topic's namespace, or None where it keeps no history.
     """
-
-    sharded = False
 
     def __init__(
         self,
@@ -67,16 +63,13 @@ class MovingShards:
         options: ShardOptions,
         history: Callable[[str], HistoryOptions | None],
     ) -> None:
+        locations = {location.name: location for location in [*old, *new]}
+        super().__init__(list(locations.values()), keys=keys, worker=worker, options=options)
         self._new_leads = new_leads
         self._keys = keys
         self._history = history
         self._epochs = secrets.token_urlsafe(6)
         self._epoch_count = 0
-        locations = {location.name: location for location in [*old, *new]}
-        self._shards = [
-            shard_at(location, keys=keys, worker=worker, options=options)
-            for location in locations.values()
-        ]
         names = list(locations)
         self._old = Placement([location.name for location in old])
         self._new = Placement([location.name for location in new])
@@ -87,21 +80,6 @@ class MovingShards:
         """Called with a topic that turned out to have moved, so that it is followed there."""
         self.handed_over = 0
         """Topics that this worker has moved."""
-
-    async def start(self, tasks: Tasks) -> None:
-        for shard in self._shards:
-            shard.start(tasks)
-        async with asyncio.TaskGroup() as group:
-            for shard in self._shards:
-                group.create_task(shard.tried())
-
-    async def close(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for shard in self._shards:
-                group.create_task(shard.close())
-
-    def all(self) -> Sequence[Shard]:
-        return self._shards
 
     def of(self, topic: str) -> Shard:
         if self._new_leads or topic in self._moved:
