@@ -892,6 +892,42 @@ def test_what_is_no_address_is_said_at_once(url: str) -> None:
     assert "u:p" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pause_s": (0, 0)},
+        {"pause_s": (1, float("nan"))},
+        {"ping_s": 0},
+        {"pong_s": -1},
+        {"connect_s": 0},
+        {"headers": {"a\r\nb": "s3cret"}},
+        {"headers": {"": "s3cret"}},
+        {"headers": {"a": "s3cret\r\nX: y"}},
+        {"headers": {"a": "s3crät"}},
+        {"token": b"s3cret"},
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be_meant_are_refused_at_once(options: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, TypeError)) as refused:
+        Client("ws://h", **options)
+    assert "s3c" not in str(refused.value)
+
+
+async def test_headers_of_the_program_go_with_the_handshake() -> None:
+    heard: list[bytes] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.close()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as server:
+        address = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with Client(address, headers={"X-Shop": "a b\t~", "X-Empty": ""}):
+            await until(lambda: heard)
+    assert b"\r\nX-Shop: a b\t~\r\n" in heard[0]
+
+
 def test_a_context_for_tls_goes_with_tls() -> None:
     context = ssl.create_default_context()
     assert "wss://h/ws" in repr(Client("wss://h", ssl=context))

@@ -257,6 +257,11 @@ async def test_an_answer_in_drops_has_a_deadline_too() -> None:
             await asyncio.to_thread(link.post, "/v1/publish", b"{}")
 
 
+def test_a_deadline_is_more_than_nothing() -> None:
+    with pytest.raises(ValueError, match="more than 0 seconds"):
+        Publisher(timeout_s=0)
+
+
 @pytest.mark.parametrize("line", [b"X-Drop: 1\r\n", b"\r\nHTTP/1.1 100 Continue\r\n"])
 async def test_so_has_a_head_without_an_end(line: bytes) -> None:
     gone = asyncio.Event()

@@ -23,7 +23,7 @@ from clarion_client.events import (
     Published,
     State,
 )
-from clarion_client.link import Target, websocket_url
+from clarion_client.link import Target, checked_headers, websocket_url
 from clarion_client.machine import Machine, Timing
 from clarion_client.mailbox import Mailbox, WhenFull
 from clarion_client.pages import Members, Past
@@ -101,7 +101,7 @@ class Client:
             raise ValueError("ssl goes with wss://, which this address is not")
         self._target = Target(
             url=address,
-            headers=dict(headers or {}),
+            headers=checked_headers(headers or {}),
             user_agent=f"clarion-client/{VERSION}",
             max_message_bytes=max_message_bytes,
             close_s=close_s,

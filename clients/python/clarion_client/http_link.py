@@ -47,6 +47,8 @@ class HttpLink:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
             raise ValueError(f"{url!r} is no address of a private API: http://127.0.0.1:8001")
+        if not timeout_s > 0:
+            raise ValueError("timeout_s is more than 0 seconds")
         self.url = url.rstrip("/")
         self._path = parts.path.rstrip("/")
         self._host, self._port = parts.hostname, parts.port

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import re
 import ssl as ssl_module
 import time
 from collections import deque
@@ -33,6 +34,9 @@ from clarion_client.wire import SUBPROTOCOL, plain
 
 QUEUE = 64
 """Frames that wait in `websockets` for us: enough that reading and parsing overlap."""
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")
+_HEADER_VALUE = re.compile(r"[ \t!-~]*\Z")
 
 
 @dataclass(frozen=True)
@@ -238,6 +242,18 @@ def _is_here(url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
+
+
+def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """More headers for the handshake (RFC 9110, section 5). Raises `ValueError`, which shows no
+    value: it may be a secret.
+    """
+    for name, value in headers.items():
+        if not _HEADER_NAME.match(name):
+            raise ValueError(f"{name!r} is no name of a header")
+        if not _HEADER_VALUE.match(value):
+            raise ValueError(f"the value of the header {name} is not visible ASCII")
+    return dict(headers)
 
 
 def websocket_url(url: str) -> str:

@@ -56,7 +56,7 @@ over one more."""
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds; see the options of `Client`."""
+    """Seconds; see the options of `Client`. Raises `ValueError` for times that are none."""
 
     connect_s: float = 15.0
     ping_s: float = 20.0
@@ -64,6 +64,14 @@ class Timing:
     first_pause_s: float = 1.0
     longest_pause_s: float = 30.0
     give_up_s: float | None = None
+
+    def __post_init__(self) -> None:
+        # Without pauses a client whose server is gone would do nothing but try. NaN is none either.
+        times = (self.connect_s, self.ping_s, self.pong_s, self.first_pause_s, self.longest_pause_s)
+        if not all(seconds > 0 for seconds in times):
+            raise ValueError(
+                "connect_s, ping_s, pong_s and both of pause_s are more than 0 seconds"
+            )
 
 
 # Effects

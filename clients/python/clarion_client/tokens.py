@@ -21,7 +21,7 @@ class Tokens:
         self._source = source
         self._limit_s = limit_s
         self._kept: str | None = None
-        if isinstance(source, str):
+        if source is not None and not callable(source):
             check_token(source)
 
     @property
