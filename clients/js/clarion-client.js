@@ -226,7 +226,7 @@ export class Machine {
     else resolve(answer);
   }
 
-  add(topic, { epoch, offset } = {}, last) {
+  add(topic, { epoch, offset, last }) {
     this.topics.set(topic, { topic, epoch, offset, last, at: 0, readers: new Set() });
     return this.topics.get(topic);
   }
@@ -234,7 +234,7 @@ export class Machine {
   subscribe(now, wishes, reader) {
     for (const { topic, since, last } of wishes) {
       let known = this.topics.get(topic);
-      if (!known?.readers.size) known = this.add(topic, since, since ? 0 : last);
+      if (!known?.readers.size) known = this.add(topic, since ?? { last });
       const { epoch, offset } = known;
       if (known.live) reader.push({ op: "subscribed", topic, epoch, offset });
       known.readers.add(reader);
@@ -268,7 +268,7 @@ export class Machine {
       const wishes = topics.splice(0, BATCH).map((one) => {
         const { topic, epoch, offset, last } = one;
         one.asked = id;
-        return epoch && !last ? { topic, since: { epoch, offset } } : { topic, last };
+        return epoch && !last ? { topic, since: { epoch, offset } } : { topic, last: last || undefined };
       });
       this.send({ op: "subscribe", id, topics: wishes });
     }

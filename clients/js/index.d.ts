@@ -133,8 +133,8 @@ export interface Options {
 }
 
 export interface Beginning {
-  /** Go on behind this position: a message that was kept will do. */
-  since?: Position | Message;
+  /** Go on behind this position: a message that was kept will do. None, or `null`: from now on. */
+  since?: Position | Message | null;
   /** Begin with the newest so many of the history. */
   last?: number;
 }

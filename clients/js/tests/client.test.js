@@ -487,6 +487,13 @@ describe("topics", () => {
     ]);
   });
 
+  it("begin with what comes next where the position that was kept is none", async () => {
+    const { client, socket } = await connected();
+    client.subscribe("a", { since: JSON.parse(null), last: null });
+    await settled();
+    assert.deepEqual(socket().said.map(({ id, ...rest }) => rest), [{ op: "subscribe", topic: "a" }]);
+  });
+
   it("of a closed client cannot be subscribed", async () => {
     const { client } = await connected();
     client.close();
