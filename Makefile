@@ -7,6 +7,11 @@ SHELL := /bin/bash
 ARGS ?=
 BIN := .venv/bin
 
+# Hundreds of processes are started from the same modules, so these are compiled once; a hash of its
+# own for each would put sets into another order each time. "auto" is a process for each core.
+PYTEST := PYTHONDONTWRITEBYTECODE= PYTHONHASHSEED=0 $(BIN)/python -m pytest \
+    --numprocesses auto --maxprocesses 4 --dist worksteal
+
 .PHONY: help serve demo test chaos check format lint types lock clean
 
 help: ## this list
@@ -26,9 +31,9 @@ serve: .venv/.server ## start a server; options in ARGS="--port 9000"
 demo: .venv/.server ## replay real flights into a running server; options in ARGS="--speed 600"
 	@exec $(BIN)/clarion demo $(ARGS)
 
-test: .venv/.tools ## run every test; options in ARGS="-k session"
+test: .venv/.tools ## run every test; options in ARGS="-k session -n0"
 	@.ci/redis
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 chaos: .venv/.tools ## let everything fail at random; options in ARGS="--seeds 5 --shards 3"
 	@.ci/redis
