@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
+import pytest
+
 from clarion_client import wire
+from clarion_client.backoff import MAX_RETRY_S
 from clarion_client.errors import Refused, Unsubscribed
 from clarion_client.events import Ended, Event, Join, Leave, Lost, Member, Message, Position
 from clarion_client.events import Subscribed as Granted
@@ -167,6 +171,21 @@ def test_a_passing_error_puts_a_topic_off() -> None:
     assert talk.asks() == []
     assert talk.interests.tick(1)
     assert talk.asks() == [{"op": "subscribe", "id": 2, "topics": [{"topic": "a"}]}]
+
+
+def test_a_topic_is_put_off_for_an_hour_at_most() -> None:
+    talk = Conversation()
+    talk.holds("a")
+    talk.asks()
+    fields = {"id": 1, "topic": "a", "code": "unavailable", "message": "busy", "retry_ms": 2**53}
+    assert talk.hears("error", **fields) == []
+    assert talk.interests.due() == MAX_RETRY_S
+
+
+def test_a_topic_that_nobody_wants_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert Conversation().hears("subscribed", topic="a\nERROR b") == []
+    assert "a\\nERROR b: subscribed by the backend" in caplog.text
 
 
 def test_an_answer_that_does_not_come_is_noticed() -> None:

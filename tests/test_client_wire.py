@@ -193,6 +193,15 @@ def test_the_words_of_a_server_are_one_line_that_no_terminal_obeys() -> None:
     assert len(read.reason) < 600
 
 
+def test_so_is_an_error_that_says_whatever_it_likes() -> None:
+    spoken = "a\nERROR b\x1b[31m"
+    read = wire.decode(
+        json.dumps({"op": "error"} | dict.fromkeys(("code", "topic", "message"), spoken))
+    )
+    assert isinstance(read, wire.Failure)
+    assert {read.code, read.topic, read.message} == {"a\\nERROR b\\x1b[31m"}
+
+
 def test_json_of_another_encoder_is_sent_as_it_stands() -> None:
     text = wire.encode_publish(1, "a", wire.Json('{"n": 1.00, "n": [1e400, 1%s]}' % ("0" * 5000)))
     assert '"data":{"n": 1.00, "n": [1e400, 1000' in text

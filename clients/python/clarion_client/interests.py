@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from clarion_client import wire
+from clarion_client.backoff import MAX_RETRY_S
 from clarion_client.errors import ClarionError, Refused, Unsubscribed
 from clarion_client.events import (
     Ended,
@@ -232,7 +233,7 @@ class Interests:
             self._answered(name, topic)
             if failure.retry_ms is not None:
                 log.info("%s: %s (%s); asked again", name, failure.message, failure.code)
-                self._put_off[name] = now + max(failure.retry_ms / 1000, AGAIN_S)
+                self._put_off[name] = now + min(max(failure.retry_ms / 1000, AGAIN_S), MAX_RETRY_S)
             elif failure.code == "already_subscribed" and topic.tries < TRIES:
                 topic.tries += 1
                 self._wanted[name] = None
@@ -250,7 +251,8 @@ class Interests:
                 topic.place.renewed(answer.epoch)
             return []
         if not self.takes_given:
-            log.info("%s: subscribed by the backend, which nobody here listens to", name)
+            told = wire.plain(name)
+            log.info("%s: subscribed by the backend, which nobody here listens to", told)
             return []
         topic = self._topics[name] = _Topic(Place(name), held=True)
         topic.place.subscribed(answer)

@@ -323,8 +323,8 @@ def _pong(f: _Fields) -> Pong:
 
 def _failure(f: _Fields) -> Failure:
     return Failure(
-        f.text("code"),
-        f.text_if("topic"),
+        plain(f.text("code")),
+        f.words_if("topic"),
         f.words("message"),
         f.number_if("retry_ms"),
         f.id(),
