@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import combinations, pairwise
-from types import TracebackType
 from typing import Self
 
-from support.redis_servers import RedisServer, eventually
+from support.redis_servers import RedisServer, Started, eventually
 
 SLOTS = 16384
 
 
-class RedisCluster:
+class RedisCluster(Started):
     """Primaries that share all slots, as contiguous ranges in their order, and maybe replicas.
 
     node_timeout_ms: silent for so long, a node counts as failed; a replica takes its place then.
@@ -86,20 +85,6 @@ class RedisCluster:
         """Kills all nodes."""
         for node in self.nodes:
             node.end()
-
-    async def close(self) -> None:
-        self.end()
-
-    async def __aenter__(self) -> Self:
-        return await self.start()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     async def _introduce(self) -> None:
         """Makes a cluster of nodes that know nothing of each other."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Self
 
-from support.redis_servers import RedisServer, eventually
+from support.redis_servers import RedisServer, Started, eventually
 
 SERVICE = "clarion"
 
 
-class RedisSentinel:
+class RedisSentinel(Started):
     """What a Sentinel deployment is made of, with one sentinel whose word is enough.
 
     down_after_ms: silent for so long, the primary counts as failed.
@@ -77,20 +76,6 @@ class RedisSentinel:
         """Kills all three."""
         for node in (self.sentinel, *self.nodes):
             node.end()
-
-    async def close(self) -> None:
-        self.end()
-
-    async def __aenter__(self) -> Self:
-        return await self.start()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     async def _is_ready(self) -> bool:
         replicas = await self.sentinel.command("SENTINEL", "REPLICAS", SERVICE)

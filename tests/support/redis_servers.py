@@ -50,7 +50,33 @@ def program() -> str:
     return found
 
 
-class RedisServer:
+class Started:
+    """What `async with` starts, and ends with all it has."""
+
+    async def start(self) -> Self:
+        """Returns when it serves."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Kills it. It cannot be started again."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        self.end()
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+class RedisServer(Started):
     """One server. `async with RedisServer() as server:` starts it, and ends it with all it has.
 
     appendonly: whether it has its data on disk, and so can be restarted with them.
@@ -165,20 +191,6 @@ class RedisServer:
         self.kill()
         self._claim.release()
         shutil.rmtree(self.directory, ignore_errors=True)
-
-    async def close(self) -> None:
-        self.end()
-
-    async def __aenter__(self) -> Self:
-        return await self.start()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     # Commands
 
