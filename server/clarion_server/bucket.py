@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from math import inf
 
+_ROUNDING = 1e-6
+"""Of what flows in for one, this is lost to rounding; nobody shall wait for that."""
+
 
 class Bucket:
     """Begins full.
@@ -28,15 +31,20 @@ class Bucket:
 
     def take(self, now: float) -> bool:
         """Takes one, if there is one."""
-        if self.wait(now) > 0:
+        if not self.cost:
+            return True
+        # As `wait` has it, which would be a call more for every newcomer.
+        full = self._full
+        if full < now:
+            full = now
+        if full + (1 - _ROUNDING) * self.cost - now - self.depth > 0:
             return False
-        self._full = max(self._full, now) + self.cost
+        self._full = full + self.cost
         return True
 
     def wait(self, now: float, behind: int = 0) -> float:
         """How long it takes until there is one, for somebody who has `behind` others before him."""
         if not self.cost:
             return 0.0
-        # A billionth of what flows in is lost to rounding; nobody shall wait for that.
-        full = max(self._full, now) + (behind + 1 - 1e-6) * self.cost
+        full = max(self._full, now) + (behind + 1 - _ROUNDING) * self.cost
         return max(0.0, full - now - self.depth)

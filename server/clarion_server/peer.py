@@ -43,6 +43,10 @@ _LOOK = ticks(0.2)
 moved any more is known to two looks."""
 
 
+_EXPIRING = (protocol.Welcome, protocol.Refreshed)
+"""The answers to a token."""
+
+
 class Peer(asyncio.Protocol):
     """See the module's text. What the hub and the session need of a client is here."""
 
@@ -111,7 +115,7 @@ class Peer(asyncio.Protocol):
         if isinstance(answer, protocol.Unsubscribed):
             self.part(answer.topic)
         self.send(self.encode_answer(answer))
-        if isinstance(answer, protocol.Welcome | protocol.Refreshed):
+        if isinstance(answer, _EXPIRING):
             self.mind_expiry()
 
     def subscribed(self, answer: protocol.Subscribed, start: Position | None) -> None:

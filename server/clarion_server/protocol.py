@@ -280,10 +280,13 @@ def _explained(text: bytes, error: Exception) -> BadCommand:
     return BadCommand(f"{head.op}: {error}", id)
 
 
-OPS = frozenset(
-    str(kind.__struct_config__.tag)
+OP = {
+    kind: str(kind.__struct_config__.tag)
     for kind in (Connect, Subscribe, Unsubscribe, Publish, History, Presence, Refresh, Ping)
-)
+}
+"""The op of each kind of command."""
+
+OPS = frozenset(OP.values())
 """Every op that a client may send."""
 
 

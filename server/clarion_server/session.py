@@ -206,7 +206,7 @@ class Session:
             self._fail(bad.id, Code.UNKNOWN_OP if bad.unknown_op else Code.BAD_REQUEST, str(bad))
             return
         edge = self._edge
-        edge.counters.commands[str(command.__struct_config__.tag)] += 1
+        edge.counters.commands[protocol.OP[type(command)]] += 1
         topics = isinstance(command, protocol.Subscribe) and command.topics
         wait = edge.command_rate.take(
             self._client.key, edge.wheel.now, len(topics) if topics else 0
