@@ -24,9 +24,6 @@ from loadtest.play.histogram import Histogram
 from loadtest.play.stamp import clock
 from loadtest.play.tally import REPORT_S, Output
 
-CONNECTIONS = 4
-"""For many topics; a connection has one request under way."""
-
 PENDING = 200_000
 """Publications that are due and have not left. Beyond it the plan is more than can be carried."""
 
@@ -75,10 +72,10 @@ class Backend:
 
     def __init__(
         self, desk: Desk, address: Callable[[], tuple[str, int]], *,
-        topics: int, size: int, batch: int, careful: bool,
+        topics: int, size: int, batch: int, connections: int, careful: bool,
     ) -> None:  # fmt: skip
         self.size, self.batch, self.careful = size, batch, careful
-        lines = min(topics, CONNECTIONS) if desk.answers else 1
+        lines = min(topics, connections) if desk.answers else 1
         self.lines = [Line(desk, address()) for _ in range(lines)]
         self.numbers = [0] * topics
         """Of each topic: the number of its last publication."""

@@ -69,6 +69,7 @@ class Crew:
                 topics=plan.topic_count,
                 size=plan.payload,
                 batch=plan.batch,
+                connections=plan.connections,
                 careful=plan.careful,
             )
             publish(backend, pipe)

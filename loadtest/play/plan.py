@@ -51,6 +51,7 @@ class Plan:
     subscriptions: how many of these each client has.
     payload: bytes of JSON.
     batch: publications in one request at most; 1: a request each.
+    connections: of the publisher at most, with one request under way on each.
     careful: a publication that was refused is tried again, under its idempotency key.
     sample: how many clients are looked at in full; 0: all. Of the others bytes are counted.
     ramp: ends at the second phase in a row that is not carried.
@@ -75,6 +76,7 @@ class Plan:
     subscriptions: int = 1
     payload: int = 256
     batch: int = 1
+    connections: int = 4
     careful: bool = False
     sample: int = 0
     ramp: bool = False
