@@ -198,8 +198,8 @@ class Limits(Section, frozen=True, kw_only=True):
         option(
             "requests to publish that a worker has accepted and not answered: of backends, and as"
             " many of clients",
-            "Ten times what a busy worker has on its way to Redis; a shard that hangs holds them"
-            " for 2 s.",
+            "Ten times what a busy worker has on its way to Redis; one shard of several that hangs"
+            " holds half of them for 2 s.",
             unit="requests",
             least=1,
             most=1_000_000,
