@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> Result:
             result.notes += [f"{step.name}: {note}" for note in found.get("notes", ())]
             agenda.done(time.monotonic() - began)
     result.rows = list(goals.rows(document))
+    result.notes += goals.unfound(document)
     document["faults"], document["notes"] = result.faults, result.notes
     out = args.out or RESULTS / f"{time.strftime('%Y-%m-%d')}-targets.json"
     out.parent.mkdir(parents=True, exist_ok=True)

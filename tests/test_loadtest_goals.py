@@ -62,6 +62,20 @@ def test_a_figure_of_a_scenario_is_the_median_of_our_plays() -> None:
     assert goal.measured(result(scenarios=[{"plan": {"name": "t"}, "takes": takes}])) is None
 
 
+def test_a_table_that_has_no_such_row_is_told() -> None:
+    rows = [{"": "renamed", "bytes each": 975.0}]
+    assert goals.unfound(result(probes={"memory": {"rows": rows}})) == [
+        "memory: 15,000 idle, one topic has no 'bytes each'"
+    ]
+    assert (
+        goals.unfound(
+            result(probes={"memory": {"rows": [{**rows[0], "": "15,000 idle, one topic"}]}})
+        )
+        == []
+    )
+    assert goals.unfound(result()) == []
+
+
 def test_what_is_no_figure_is_not_measured() -> None:
     goal = Goal(what="w", unit="u", least=1, probe="p", row="ours", column="p99")
     nan = {"p": {"rows": [{"": "ours", "p99": float("nan")}]}}

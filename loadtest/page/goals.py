@@ -95,6 +95,15 @@ def scenarios(goals: Sequence[Goal]) -> list[str]:
     return list(dict.fromkeys(goal.scenario for goal in goals if goal.scenario))
 
 
+def unfound(document: Mapping[str, Any]) -> list[str]:
+    """Figures that the table of a probe should have: a row or a column has another name."""
+    return [
+        f"{goal.where} has no {goal.column!r}"
+        for goal in load()[1]
+        if goal.probe in document.get("probes", {}) and goal.measured(document) is None
+    ]
+
+
 def rows(document: Mapping[str, Any]) -> list[dict[str, object]]:
     """A line for each target: what was to be reached, what was measured, where."""
     found: list[dict[str, object]] = []
