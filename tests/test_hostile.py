@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import resource
 import socket
 import time
 import tracemalloc
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -559,6 +560,31 @@ async def test_unknown_fields_are_ignored(worker: Worker) -> None:
     async with connected(worker.port) as client:
         await client.send(command("ping", id=1, more=[{"a": None}], op2="x"))
         assert await client.said() == {"op": "pong", "id": 1}
+
+
+async def test_connections_that_say_nothing_keep_nobody_out() -> None:
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    worker = Worker(configuration())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, usual[1]))
+    try:
+        await worker.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)  # the clients are here too
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(worker.close)
+        friend = await stack.enter_async_context(connected(worker.port))
+        await friend.subscribe("bare:a")
+        for number in range(400):
+            silent = await stack.enter_async_context(wire(worker.port))
+            if number % 2:
+                await silent.send(handshake()[:-4])
+        async with asyncio.timeout(5):
+            async with connected(worker.port) as client:
+                await client.subscribe("bare:a")
+        assert worker.counters.refusals["descriptors"] >= 200
+        assert clients(worker) >= 1
+        await publish(worker, "bare:a", 1)
+        assert (await friend.said("message"))["data"] == 1
 
 
 async def test_a_header_that_is_costly_to_read_costs_little(worker: Worker) -> None:
