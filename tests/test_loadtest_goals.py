@@ -82,12 +82,12 @@ def test_what_is_no_figure_is_not_measured() -> None:
     assert goal.measured(result(probes=nan)) is None
 
 
-def test_the_page_has_every_target_with_what_was_measured_of_it() -> None:
+def test_the_page_has_the_targets_of_which_something_was_measured() -> None:
     memory = next(goal for goal in GOALS if goal.probe == "memory")
     rows = [{"": memory.row, memory.column: 975.0}]
     text = page(result(probes={"memory": {"rows": rows}}))
     assert f"1 met, 0 missed, {len(GOALS) - 1} not in this result" in text
-    assert all(goal.what in text for goal in GOALS)
+    assert [goal.what for goal in GOALS if goal.what in text] == [memory.what]
     assert "<td class=met>met</td>" in text
     rows = [{"": memory.row, memory.column: 9750.0}]
     assert "0 met, 1 missed" in page(result(probes={"memory": {"rows": rows}}))

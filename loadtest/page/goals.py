@@ -138,6 +138,8 @@ def section(document: Mapping[str, Any]) -> Iterator[str]:
     yield "<div class=wide><table><tr><th></th>"
     yield "<th>target</th><th>measured</th><th></th><th class=text>by</th></tr>"
     for line in lines:
+        if not line["so"]:
+            continue
         cells = "".join(
             f"<td class={style}>{escape(str(line[key]))}</td>"
             for key, style in (
