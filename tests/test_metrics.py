@@ -28,7 +28,9 @@ class Outlet:
     def broadcast(self, receivers: Mapping[int, Receiver], payload: bytes) -> None:
         raise AssertionError
 
-    def scatter(self, payloads: Mapping[int, bytes], receiver: Callable[[int], Receiver]) -> None:
+    def scatter(
+        self, payloads: Mapping[int, bytes], receivers: Callable[[], Mapping[int, Receiver]]
+    ) -> None:
         raise AssertionError
 
 

@@ -111,8 +111,11 @@ class Outlet(Protocol):
         """Writes the same bytes to each receiver."""
         ...
 
-    def scatter(self, payloads: Mapping[int, bytes], receiver: Callable[[int], Receiver]) -> None:
-        """Writes to each receiver what stands under its key. receiver: finds one by its key."""
+    def scatter(
+        self, payloads: Mapping[int, bytes], receivers: Callable[[], Mapping[int, Receiver]]
+    ) -> None:
+        """Writes to each receiver what stands under its key. receivers: makes a table of them, for
+        when one is cut short."""
         ...
 
 
@@ -448,7 +451,7 @@ class Hub:
         for key, pieces in several.items():
             payloads[key] = b"".join(pieces)
         if payloads:
-            self._outlet.scatter(payloads, lambda key: _in_bulk(batches, key))
+            self._outlet.scatter(payloads, lambda: _in_bulk(batches))
 
     def _deliver(
         self, receivers: Sequence[Receiver], topic: Topic, publications: list[Publication]
@@ -503,13 +506,13 @@ class Hub:
             self._broker.detach(topic.name)
 
 
-def _in_bulk(batches: Iterable[tuple[Topic, object]], key: int) -> Receiver:
-    """The receiver with a key, which is in bulk in one of these topics."""
+def _in_bulk(batches: Iterable[tuple[Topic, object]]) -> dict[int, Receiver]:
+    """Those who are in bulk in one of these topics."""
+    receivers: dict[int, Receiver] = {}
     for topic, _ in batches:
         for lane in topic.lanes:
-            if key in lane.bulk:
-                return lane.bulk[key]
-    raise KeyError(key)
+            receivers.update(lane.bulk)
+    return receivers
 
 
 def _joined(form: Form, publications: list[Publication]) -> list[tuple[bytes, int]]:

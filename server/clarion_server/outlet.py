@@ -77,7 +77,9 @@ class Outlet:
         for receiver, written in short:
             cast(Connection, receiver).cut_short(payload, written)
 
-    def scatter(self, payloads: Mapping[int, bytes], receiver: Callable[[int], Receiver]) -> None:
+    def scatter(
+        self, payloads: Mapping[int, bytes], receivers: Callable[[], Mapping[int, Receiver]]
+    ) -> None:
         short: list[tuple[int, int]] = []
         send = os.write
         for key, payload in payloads.items():
@@ -87,5 +89,7 @@ class Outlet:
                 written = 0 if isinstance(error, BlockingIOError) else FAILED
             if written != len(payload):
                 short.append((key, written))
-        for key, written in short:
-            cast(Connection, receiver(key)).cut_short(payloads[key], written)
+        if short:
+            found = receivers()
+            for key, written in short:
+                cast(Connection, found[key]).cut_short(payloads[key], written)

@@ -83,7 +83,9 @@ class NoBulk:
     def broadcast(self, receivers: Mapping[int, Receiver], payload: bytes) -> None:
         raise AssertionError
 
-    def scatter(self, payloads: Mapping[int, bytes], receiver: Callable[[int], Receiver]) -> None:
+    def scatter(
+        self, payloads: Mapping[int, bytes], receivers: Callable[[], Mapping[int, Receiver]]
+    ) -> None:
         raise AssertionError
 
 

@@ -152,9 +152,12 @@ class Sockets:
         for socket, written in short:
             socket.cut_short(payload, written)
 
-    def scatter(self, payloads: Mapping[int, bytes], receiver: Callable[[int], Receiver]) -> None:
+    def scatter(
+        self, payloads: Mapping[int, bytes], receivers: Callable[[], Mapping[int, Receiver]]
+    ) -> None:
+        found = receivers()
         for key, payload in payloads.items():
-            socket = cast(Socket, receiver(key))
+            socket = cast(Socket, found[key])
             assert socket.key == key
             written = socket.write(payload)
             if written != len(payload):
