@@ -157,6 +157,21 @@ def test_each_gets_what_stands_under_its_key(stack: ExitStack) -> None:
     assert (first.received(), second.received()) == (b"one two three", b"only")
 
 
+def test_who_is_cut_short_is_looked_up_in_one_table_for_all(stack: ExitStack) -> None:
+    lines = [Line(stack) for _ in range(5)]
+    for line in lines:
+        line.fill()
+    tables: list[dict[int, Receiver]] = []
+
+    def table() -> dict[int, Receiver]:
+        tables.append(by_key(lines))
+        return tables[-1]
+
+    Outlet().scatter({line.key: b"hello" for line in lines}, table)
+    assert [line.short for line in lines] == [[(b"hello", 0)]] * 5
+    assert len(tables) == 1
+
+
 def test_nobody_is_looked_for_who_takes_everything(stack: ExitStack) -> None:
     line = Line(stack)
 
